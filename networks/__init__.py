@@ -1,0 +1,1 @@
+"""What is learned: pure torch modules, no files, no paths."""

@@ -1,0 +1,178 @@
+"""The command ``ar2unet``. Each command imports what it needs when it runs, so ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.errors import AR2UNetError, ScanError, SomeInputsFailedError
+
+if TYPE_CHECKING:
+    from pipeline.case import CaseResult
+    from pipeline.predictor import Predictor
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Segment the FLAIR abnormality in brain MR scans. For research use only; not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+prepare_app = typer.Typer(help="Turn a published data set into NIfTI files and patient-wise folds.")
+app.add_typer(prepare_app, name="prepare", no_args_is_help=True)
+
+OutOption = Annotated[Path, typer.Option("-o", "--output", help="Folder for the results.")]
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Another bundle's folder than the shipped one.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; CUDA where there is one.")]
+
+
+def main() -> None:
+    """Run the command line; what the user did wrong is one line on stderr and an exit code."""
+    try:
+        app()
+    except AR2UNetError as error:
+        typer.echo(f"ar2unet: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("ar2unet: interrupted", err=True)
+        sys.exit(130)
+
+
+@app.command()
+def segment(
+    scans: Annotated[
+        list[Path], typer.Argument(metavar="SCAN...", help="FLAIR as NIfTI, or a folder of LGG slices of one patient.")
+    ],
+    output: OutOption,
+    t1: Annotated[Path | None, typer.Option(help="T1 before contrast, on the FLAIR's grid; one scan only.")] = None,
+    t1c: Annotated[Path | None, typer.Option(help="T1 after contrast, on the FLAIR's grid; one scan only.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probabilities, too.")] = False,
+    bundle: BundleOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Segment scans: a mask on each scan's own voxels, report.json and overlay.png.
+
+    The results of one scan lie in the output folder itself, those of several in a folder each.
+    """
+    from pipeline.case import case_name
+
+    if len(scans) > 1 and (t1 is not None or t1c is not None):
+        raise ScanError(f"--t1 and --t1c go with one scan, got {len(scans)}")
+    names = [case_name(scan) for scan in scans]
+    for name in names:
+        if names.count(name) > 1:
+            raise ScanError(f"two scans are named {name}; their results would overwrite each other")
+    predictor = _make_predictor(bundle, device)
+    failed = 0
+    for scan, name in zip(scans, names, strict=True):
+        folder = output if len(scans) == 1 else output / name
+        try:
+            result = _segment_one(predictor, scan, folder, t1=t1, t1c=t1c, with_probabilities=probabilities)
+        except AR2UNetError as error:
+            if len(scans) == 1:
+                raise
+            typer.echo(f"ar2unet: {error}", err=True)
+            failed += 1
+        else:
+            typer.echo(f"{scan.name}: {_describe(result)}; {result.seconds:.1f} s; {result.mask}")
+    if failed == len(scans):
+        raise ScanError(f"none of the {failed} scans could be segmented")
+    if failed:
+        raise SomeInputsFailedError(f"{failed} of {len(scans)} scans failed, the others are done")
+
+
+@app.command()
+def demo(output: OutOption = Path("demo_out"), device: DeviceOption = None) -> None:
+    """Segment the embedded sample, a phantom head with a known lesion, and print the Dice against its truth."""
+    from pipeline.datasets.phantom import load_sample
+
+    sample = load_sample()
+    result = _segment_one(_make_predictor(None, device), sample.flair, output, t1=sample.t1, t1c=sample.t1c)
+
+    import numpy as np
+    from nibabel import nifti1
+
+    from pipeline.evaluation.metrics import count_confusion
+
+    mask, truth = (np.asarray(nifti1.load(path).dataobj) for path in (result.mask, sample.truth))
+    typer.echo(f"sample: {_describe(result)}; {result.seconds:.1f} s")
+    typer.echo(f"Dice against the known lesion: {count_confusion(mask, truth).dice:.3f}")
+    for path in (result.mask, result.overlay, result.report):
+        typer.echo(f"  {path}")
+
+
+@prepare_app.command("lgg")
+def prepare_lgg_command(
+    source: Annotated[Path, typer.Argument(metavar="KAGGLE_3M", help="The publisher's folder, a folder a patient.")],
+    output: OutOption,
+    folds: Annotated[int, typer.Option(help="Patient-wise folds, balanced by site and lesion size.", min=2)] = 5,
+    seed: Annotated[int, typer.Option(help="Another seed, other folds.")] = 0,
+) -> None:
+    """Turn the LGG FLAIR slices into a NIfTI file a sequence, masks, and datalist.json with folds."""
+    from pipeline.datasets.lgg import prepare_lgg
+
+    with _progress_bar("preparing") as advance:
+        prepared = prepare_lgg(source, output, folds=folds, seed=seed, on_progress=lambda i, n, _: advance(i, n))
+    for failure in prepared.failures:
+        typer.echo(f"ar2unet: {failure.reason}", err=True)
+    typer.echo(
+        f"{prepared.subjects} patients in {prepared.datalist} "
+        f"({prepared.written} written, {prepared.unchanged} already there)"
+    )
+    if prepared.failures:
+        raise SomeInputsFailedError(f"{len(prepared.failures)} patients failed, the others are done")
+
+
+def _segment_one(
+    predictor: Predictor,
+    scan: Path,
+    folder: Path,
+    *,
+    t1: Path | None = None,
+    t1c: Path | None = None,
+    with_probabilities: bool = False,
+) -> CaseResult:
+    from pipeline.case import segment_case
+
+    with _progress_bar(scan.name) as advance:
+        return segment_case(
+            predictor, scan, folder, t1=t1, t1c=t1c, with_probabilities=with_probabilities, on_progress=advance
+        )
+
+
+def _describe(result: CaseResult) -> str:
+    found = result.measurements
+    volume = f"{found.lesion_voxels} voxels" if found.volume_ml is None else f"{found.volume_ml:.1f} ml"
+    if found.lesion_count == 0:
+        return "no lesion found"
+    lesions = "1 lesion" if found.lesion_count == 1 else f"{found.lesion_count} lesions"
+    unknown = " (spacing unknown, so no ml)" if found.volume_ml is None else ""
+    return f"{volume}{unknown} in {lesions} on {found.slices_with_lesion} of {found.slices_total} slices"
+
+
+@contextmanager
+def _progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr where somebody watches; yield what moves it, given the work done and its total."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _make_predictor(bundle: Path | None, device: str | None) -> Predictor:
+    from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
+
+    # What MONAI and torch say to developers is not for the user's eyes.
+    warnings.filterwarnings("ignore")
+    return Predictor(bundle or SEGMENTATION_BUNDLE, device=device)

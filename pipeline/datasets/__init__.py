@@ -1,0 +1,1 @@
+"""Publishers' layouts, turned into BIDS-like NIfTI folders with a ``datalist.json``."""

@@ -1,0 +1,1 @@
+"""Scores of masks against their truth, patient by patient."""

@@ -1,0 +1,80 @@
+"""Scans of every orientation, for all tests: no two sizes are equal, no two voxels, no two spacings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SHAPE = (11, 13, 7)  # all sizes differ, so a swapped axis cannot pass unseen
+SPACING = (0.9, 1.1, 4.5)  # mm, anisotropic: thick slices
+ORIGIN = (-21.5, 33.25, 7.75)  # mm
+ORIENTATIONS = ("RAS", "LPS", "LAS", "PSR", "oblique")
+CODES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+def _affine(orientation: str, spacing: tuple[float, float, float] = SPACING) -> NDArray[np.float64]:
+    """Axis codes such as "RAS", permuted ones such as "PSR", or "oblique": LPS turned about two axes."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, code in enumerate("LPS" if orientation == "oblique" else orientation):
+        world, sign = CODES[code]
+        affine[world, axis] = sign * spacing[axis]
+    if orientation == "oblique":
+        pitch, yaw = np.deg2rad((17.0, -8.0))
+        about_x = [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
+        about_z = [[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]]
+        affine[:3, :3] = np.array(about_z) @ np.array(about_x) @ affine[:3, :3]
+    affine[:3, 3] = ORIGIN
+    return affine
+
+
+@pytest.fixture
+def make_affine() -> Callable[..., NDArray[np.float64]]:
+    """Make the affine of an orientation: axis codes ("RAS", "LPS", "LAS", "PSR", …) or "oblique"."""
+    return _affine
+
+
+@pytest.fixture
+def numbered_volume() -> NDArray[np.int16]:
+    """A volume whose voxels all differ."""
+    return np.random.default_rng(1).permutation(np.prod(SHAPE)).astype(np.int16).reshape(SHAPE)
+
+
+@pytest.fixture
+def make_nifti(tmp_path: Path, numbered_volume: NDArray[np.int16]) -> Callable[..., Path]:
+    """Write a NIfTI file; by default the numbered volume, oblique, with sform and qform of different codes."""
+
+    def make(
+        name: str = "flair.nii.gz",
+        *,
+        orientation: str = "oblique",
+        affine: NDArray[np.float64] | None = None,
+        volume: NDArray[np.generic] = numbered_volume,
+        spacing: tuple[float, float, float] = SPACING,
+        unit: str = "mm",
+        sform_code: int = 1,
+        qform_code: int = 2,
+        image_class: type[nib.Nifti1Image] = nib.Nifti1Image,
+    ) -> Path:
+        affine = _affine(orientation, spacing) if affine is None else affine
+        image = image_class(volume, affine)
+        image.set_sform(affine, code=sform_code)
+        image.set_qform(affine, code=qform_code)
+        image.header.set_xyzt_units(unit)
+        image.header["descrip"] = b"made by a test"
+        path = tmp_path / name
+        nib.save(image, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(params=ORIENTATIONS)
+def oriented_nifti(request: pytest.FixtureRequest, make_nifti: Callable[..., Path]) -> Path:
+    """The numbered volume in one orientation after the other."""
+    return make_nifti(f"{request.param}.nii.gz", orientation=request.param)

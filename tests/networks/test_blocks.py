@@ -1,0 +1,110 @@
+import pytest
+import torch
+from torch import nn
+
+from networks.blocks import AttentionGate, ConvNormReLU, RecurrentResidualBlock, RecurrentUnit, convolution, upsampling
+
+
+class Affine(nn.Module):
+    """Stands in for convolution, norm and ReLU: 2x + 1, and counts its calls."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return 2 * x + 1
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unit_with_affine_step():
+    def make(recurrences):
+        unit = RecurrentUnit(2, 3, recurrences)
+        unit.step = Affine()
+        return unit
+
+    return make
+
+
+# f(x) = 2x + 1 at x = 10: h_0 = 21, h_1 = f(10 + 21) = 63, h_2 = f(10 + 63) = 147, h_3 = f(10 + 147) = 315
+@pytest.mark.parametrize(("recurrences", "state"), [(0, 21), (1, 63), (2, 147), (3, 315)])
+def test_each_recurrence_applies_the_step_to_input_plus_state(unit_with_affine_step, recurrences, state):
+    unit = unit_with_affine_step(recurrences)
+    assert unit(torch.tensor(10.0)).item() == state
+    assert unit.step.calls == recurrences + 1
+
+
+def test_recurrences_share_their_weights():
+    counts = {sum(p.numel() for p in RecurrentUnit(2, 5, recurrences).parameters()) for recurrences in range(4)}
+    assert counts == {5 * 5 * 9 + 5 + 2 * 5}
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_the_residual_goes_around_both_units_after_the_projection(unit_with_affine_step, rectify):
+    block = RecurrentResidualBlock(2, 3, 4, recurrences=0, rectify_projection=rectify)
+    block.units = nn.Sequential(unit_with_affine_step(0), unit_with_affine_step(0))
+    image = torch.randn(2, 3, 5, 6)
+    projected = torch.einsum("oi,bihw->bohw", block.project.weight[:, :, 0, 0], image)
+    projected = projected.clamp(min=0) if rectify else projected
+    torch.testing.assert_close(block(image), projected + (2 * (2 * projected + 1) + 1))
+
+
+def test_a_gate_scales_each_voxel_of_the_features_alike_in_all_channels():
+    gate = AttentionGate(2, 4, 2).eval()
+    features, signal = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6)
+    scale = gate(features, signal) / features
+    torch.testing.assert_close(scale, scale[:, :1].expand_as(scale))
+    assert 0 < scale.min() < scale.max() < 1
+
+
+def test_the_signal_decides_but_never_passes_through_a_gate():
+    gate = AttentionGate(2, 4, 2).eval()
+    features = torch.randn(2, 4, 5, 6)
+    assert not torch.equal(gate(features, torch.randn(2, 4, 5, 6)), gate(features, torch.randn(2, 4, 5, 6)))
+    nn.init.constant_(gate.score.norm.bias, 50.0)  # every weight is 1: open
+    torch.testing.assert_close(gate(features, torch.randn(2, 4, 5, 6)), features)
+    nn.init.constant_(gate.score.norm.bias, -50.0)  # every weight is 0: closed
+    torch.testing.assert_close(gate(features, torch.randn(2, 4, 5, 6)), torch.zeros(2, 4, 5, 6))
+
+
+@pytest.mark.parametrize("kind", ["deconv", "nearest"])
+@pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6)])
+def test_upsampling_doubles_every_size(kind, shape):
+    layer = upsampling(len(shape), 4, 3, kind)
+    assert layer(torch.randn(2, 4, *shape)).shape == (2, 3, *(2 * size for size in shape))
+
+
+def test_a_deconvolution_writes_each_voxel_once_and_has_no_norm():
+    layer = upsampling(2, 3, 2, "deconv")
+    image = torch.randn(1, 3, 4, 5)
+    blocks = torch.einsum("bihw,ioyx->bohywx", image, layer.weight).reshape(1, 2, 8, 10)
+    torch.testing.assert_close(layer(image), blocks)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+def test_nearest_upsampling_repeats_voxels_before_it_smooths_them():
+    layer = upsampling(2, 3, 2, "nearest")
+    image = torch.randn(1, 3, 4, 5)
+    repeated = image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert isinstance(layer.smooth, ConvNormReLU)
+    torch.testing.assert_close(layer(image), layer.smooth(repeated))
+
+
+@pytest.mark.parametrize(("followed_by", "variance"), [("relu", 2.0), ("linear", 1.0)])
+def test_a_convolution_keeps_the_size_of_its_signal_unless_a_relu_halves_it(followed_by, variance):
+    layer = convolution(2, 64, 32, 3, followed_by)
+    with torch.no_grad():
+        signal = layer(torch.randn(4, 64, 24, 32))[:, :, 1:-1, 1:-1]
+    assert signal.var().item() == pytest.approx(variance, rel=0.1)
+    assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_deconvolution_keeps_the_size_of_its_signal(spatial_dims):
+    with torch.no_grad():
+        signal = upsampling(spatial_dims, 64, 32, "deconv")(torch.randn(4, 64, *(4, 5, 6)[:spatial_dims]))
+    assert signal.var().item() == pytest.approx(1.0, rel=0.1)
