@@ -101,7 +101,7 @@ def demo(output: OutOption = Path("demo_out"), device: DeviceOption = None) -> N
 
     from pipeline.evaluation.metrics import count_confusion
 
-    mask, truth = (np.asarray(nifti1.load(path).dataobj) for path in (result.mask, sample.truth))
+    mask, truth = (np.asarray(nifti1.load(path).dataobj) for path in (result.mask, sample.truth))  # type: ignore[no-untyped-call]
     typer.echo(f"sample: {_describe(result)}; {result.seconds:.1f} s")
     typer.echo(f"Dice against the known lesion: {count_confusion(mask, truth).dice:.3f}")
     for path in (result.mask, result.overlay, result.report):

@@ -178,8 +178,8 @@ def to_slice_frame(
     Args:
         volume: ``(C, I, J, K)`` on the grid that the frame was found for.
         frame: From ``find_slice_frame``.
-        interpolation: "linear" (float32 out, averaging where pixels get larger) or
-            "nearest" (for labels, type kept).
+        interpolation: "linear" (float32 out, averaging where pixels get larger; NaN and
+            infinite voxels count as air) or "nearest" (for labels, type kept).
 
     Returns:
         ``(C, H, W, K)``; outside of the volume each channel's smallest value.
@@ -189,7 +189,9 @@ def to_slice_frame(
     """
     if volume.shape[1:] != frame.spatial_shape:
         raise ValueError(f"volume must be (C, *{frame.spatial_shape}), got shape {volume.shape}")
-    oriented = np.stack([_orient(channel, frame.order, frame.flipped) for channel in volume])
+    # In the matrix products of interpolation one NaN would spread over its whole slice.
+    channels = [replace_nonfinite(channel) for channel in volume] if interpolation == "linear" else volume
+    oriented = np.stack([_orient(channel, frame.order, frame.flipped) for channel in channels])
     scaled = _resize_in_plane(oriented, frame.scaled_shape[:2], interpolation)
     inside, target = _crop_slices(frame)
     result = np.empty((len(volume), *frame.crop_shape), dtype=scaled.dtype)

@@ -59,7 +59,7 @@ def otsu_threshold(values: NDArray[np.floating]) -> float:
     sum_below = np.cumsum(counts * centers)[:-1]
     sum_above = (counts * centers).sum() - sum_below
     between_class_variance = below * above * (sum_below / below - sum_above / above) ** 2
-    best = np.isclose(between_class_variance, between_class_variance.max())
+    best = np.isclose(between_class_variance, between_class_variance.max(), atol=0)
     return float(edges[1:-1][best].mean())
 
 
@@ -73,14 +73,15 @@ def find_head(volume: NDArray[np.floating]) -> NDArray[np.bool_]:
         volume: Finite intensities of one sequence ``(I, J, K)``, slices along K.
 
     Returns:
-        Mask ``(I, J, K)``; all true where the volume is constant, for then nothing can be told apart.
+        Mask ``(I, J, K)``; all true where the volume is constant up to rounding, for then
+        nothing can be told apart.
     """
     steps = tuple(2 if size >= MIN_SIZE_TO_SUBSAMPLE else 1 for size in volume.shape[:2])
     coarse = ndimage.uniform_filter(volume[:: steps[0], :: steps[1]], size=(3, 3, 1), mode="nearest")
     lowest, highest = float(coarse.min()), float(np.percentile(coarse, 99.5))
-    if not highest > lowest:
+    if _differ_by_rounding(lowest, highest):
         highest = float(coarse.max())
-    if not highest > lowest:
+    if _differ_by_rounding(lowest, highest):
         return np.ones(volume.shape, dtype=bool)
     np.clip(coarse, lowest, highest, out=coarse)
     threshold = lowest + HEAD_SHARE_OF_OTSU * (otsu_threshold(coarse) - lowest)
@@ -132,3 +133,9 @@ def normalize_intensity(
         normalized -= np.float32(mean)
         normalized /= np.float32(deviation)
     return result
+
+
+def _differ_by_rounding(lowest: float, highest: float) -> bool:
+    """Return whether there are too few float32 numbers between two intensities to fill a histogram."""
+    largest = np.float32(max(abs(lowest), abs(highest)))
+    return bool(highest - lowest <= 2 * HISTOGRAM_BINS * np.spacing(largest))

@@ -1,0 +1,65 @@
+"""A bundle whose network can be foreseen, and heads with a lesion in a known place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
+
+BRIGHT = 2.2  # standard deviations above the head's mean: between tissue and lesion of ``anatomy``
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """The shipped bundle's configs with weights of their own."""
+    import torch
+
+    from networks.ar2unet import AR2UNet
+
+    folder = tmp_path / "some_segmentation"
+    shutil.copytree(SEGMENTATION_BUNDLE / "configs", folder / "configs")
+    (folder / "models").mkdir()
+    torch.manual_seed(5)
+    torch.save(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)).state_dict(), folder / "models" / "model.pt")
+    return folder
+
+
+@pytest.fixture
+def make_predictor(bundle: Path) -> Callable[..., Predictor]:
+    """Make a predictor whose network finds what is bright in one channel, by default FLAIR."""
+    import torch
+
+    class BrightnessNetwork(torch.nn.Module):
+        def __init__(self, channel: int) -> None:
+            super().__init__()
+            self.channel = channel
+
+        def forward(self, slices: torch.Tensor) -> torch.Tensor:
+            logits = 40 * (slices[:, self.channel] - BRIGHT)
+            return torch.stack([-logits, logits], dim=1)
+
+    def make(channel: int = 1) -> Predictor:
+        predictor = Predictor(bundle, device="cpu")
+        predictor.network = BrightnessNetwork(channel)  # type: ignore[misc]
+        return predictor
+
+    return make
+
+
+@pytest.fixture
+def anatomy() -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """A head in air, axes to R, A, S, with a lesion at its right front top, and where that lesion is."""
+    rng = np.random.default_rng(3)
+    axes = np.ogrid[-1:1:46j, -1:1:50j, -1:1:9j]
+    radius = axes[0] ** 2 / 0.8**2 + axes[1] ** 2 / 0.9**2 + axes[2] ** 2 / 1.2**2
+    volume = np.where(radius < 1, 300 + rng.normal(0, 20, radius.shape), rng.uniform(0, 6, radius.shape))
+    lesion = np.zeros(radius.shape, dtype=bool)
+    lesion[28:34, 30:38, 6:8] = True
+    volume[lesion] = 900
+    return volume.astype(np.int16), lesion
