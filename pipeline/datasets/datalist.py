@@ -10,16 +10,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import DatasetError
+from pipeline.errors import AR2UNetError, DatasetError
+from pipeline.formats.atomic import atomic_write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,32 +93,22 @@ def sidecar_path(image: Path) -> Path:
 def write_atomically(path: Path, content: bytes) -> bool:
     """Write a file so that its name never holds a part of it, and leave it alone where it is the same already.
 
-    The bytes go to a hidden name in the same folder, reach the disk, and only then take the final name. A killed run
-    may leave that hidden file, which the next run overwrites.
-
     Returns:
         Whether anything was written.
 
     Raises:
         DatasetError: If the file or its folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
         if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        with atomic_write(path) as file:
+            file.write(content)
     except OSError as error:
         raise DatasetError(f"cannot write {path}: {error.strerror or error}") from error
+    except AR2UNetError as error:
+        raise DatasetError(str(error)) from error
     return True
 
 

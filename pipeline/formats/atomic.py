@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,10 +30,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         AR2UNetError: If the folder or the disk does not take the file.
     """
-    # Not tempfile: that would leave the finished file readable by its owner only.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
+    # Not tempfile: that would leave the finished file readable by its owner only. And always the same
+    # name: what a killed process leaves behind is overwritten by the next, and never piles up.
+    temporary = path.with_name(f".{path.name}.partial")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             try:
                 yield file
                 file.flush()

@@ -1,4 +1,4 @@
-"""What a config reads from disk before it starts: the datalist's folds, a folder's scans, a run's last checkpoint."""
+"""What a config reads before it starts: the datalist's folds, a folder's scans, a run's last checkpoint, a flag."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ from typing import Any, Literal
 from pipeline.datasets.splits import check_no_leak
 from pipeline.errors import DatasetError
 
-__all__ = ["datalist_entries", "folder_entries", "latest_checkpoint"]
+__all__ = ["as_flag", "datalist_entries", "folder_entries", "latest_checkpoint"]
 
 SEQUENCE_SUFFIXES = ("t1", "flair", "t1c")
+
+
+def as_flag(value: bool | str) -> bool:
+    """Return a flag as a bool; ``--amp false`` on the command line arrives as the string "false".
+
+    Raises:
+        ValueError: If the value is neither true nor false.
+    """
+    flag = {"true": True, "false": False}.get(str(value).lower())
+    if flag is None:
+        raise ValueError(f"a flag must be true or false, got {value!r}")
+    return flag
 
 
 def datalist_entries(

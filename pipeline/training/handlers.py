@@ -33,12 +33,12 @@ class PatientScoresHandler:
 
     Args:
         output_dir: Where to write ``patients.csv`` and ``summary.json``; None writes nothing.
-        log_dir: Where to write the scores for TensorBoard; None writes nothing.
+        writer: Shows TensorBoard each patient's Dice; None shows nothing.
     """
 
-    def __init__(self, output_dir: str | None = None, log_dir: str | None = None) -> None:
+    def __init__(self, output_dir: str | None = None, writer: SummaryWriter | None = None) -> None:
         self.output_dir = output_dir
-        self.log_dir = log_dir
+        self.writer = writer
         self.counts: dict[str, ConfusionCounts] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -62,11 +62,9 @@ class PatientScoresHandler:
         engine.state.metrics["val_median_dice"] = summary["median"]["dice"]
         if _rank() > 0:
             return
-        if self.log_dir is not None:
-            with SummaryWriter(self.log_dir) as writer:
-                writer.add_scalar("val_median_dice", summary["median"]["dice"], engine.state.epoch)
-                for subject, count in counts.items():
-                    writer.add_scalar(f"patient_dice/{subject}", count.dice, engine.state.epoch)
+        if self.writer is not None:
+            for subject, count in counts.items():
+                self.writer.add_scalar(f"patient_dice/{subject}", count.dice, engine.state.epoch)
         if self.output_dir is not None:
             self._write(Path(self.output_dir), counts, summary)
 
@@ -95,12 +93,12 @@ class OverlayHandler:
     """Show TensorBoard the slice with the most lesion of some patients: truth in green, prediction in orange.
 
     Args:
-        log_dir: Where to write.
+        writer: Shows the pictures.
         patients: How many of the first patients to show.
     """
 
-    def __init__(self, log_dir: str, patients: int = 6) -> None:
-        self.log_dir = log_dir
+    def __init__(self, writer: SummaryWriter, patients: int = 6) -> None:
+        self.writer = writer
         self.patients = patients
 
     def attach(self, engine: Engine) -> None:
@@ -108,15 +106,14 @@ class OverlayHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
 
     def _draw(self, engine: Engine) -> None:
-        if _rank() > 0 or engine.state.iteration > self.patients:
+        if engine.state.iteration > self.patients:
             return
-        with SummaryWriter(self.log_dir) as writer:
-            for entry, output in _patients(engine):
-                image, truth, prediction = (
-                    np.asarray(volume.cpu()) for volume in (output["image"], output["label"], output["pred"])
-                )
-                picture = draw_overlay_slice(image[FLAIR_CHANNEL], truth[0] > 0, prediction[0] > 0)
-                writer.add_image(f"overlay/{entry['subject']}", picture, engine.state.epoch, dataformats="HWC")
+        for entry, output in _patients(engine):
+            image, truth, prediction = (
+                np.asarray(volume.cpu()) for volume in (output["image"], output["label"], output["pred"])
+            )
+            picture = draw_overlay_slice(image[FLAIR_CHANNEL], truth[0] > 0, prediction[0] > 0)
+            self.writer.add_image(f"overlay/{entry['subject']}", picture, engine.state.epoch, dataformats="HWC")
 
 
 def draw_overlay_slice(

@@ -382,7 +382,7 @@ def test_a_run_killed_at_any_write_leaves_whole_files_only_and_the_next_run_fini
     assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 9
 
     whole = contents(tmp_path / "whole")
-    finished = {name: content for name, content in contents(out).items() if not name.endswith(".part")}
+    finished = {name: content for name, content in contents(out).items() if not name.endswith(".partial")}
     assert len(finished) == writes
     assert finished.items() <= whole.items()
     prepare_lgg(kaggle_3m, out)
@@ -406,7 +406,7 @@ def test_a_run_killed_while_redoing_a_patient_never_vouches_for_a_mixture(patien
         patched.setattr(os, "fsync", interrupt_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             prepare_lgg(kaggle_3m, out)
-    assert not list(out.rglob("*.part"))
+    assert not list(out.rglob("*.partial"))
 
     patient.slice_path(1).write_bytes(original)  # the old fingerprint is right again, but one image is the new one
     assert prepare_lgg(kaggle_3m, out).written == 1
