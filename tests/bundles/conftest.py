@@ -1,4 +1,4 @@
-"""A tiny prepared data set, a copy of the bundle with random weights, and a way to run its literal commands."""
+"""A tiny prepared data set, a copy of the bundle with random weights, and ways to run its configs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 SEGMENTATION_BUNDLE = REPOSITORY / "bundles" / "flair_abnormality_segmentation"
@@ -22,15 +23,20 @@ SEGMENTATION_BUNDLE = REPOSITORY / "bundles" / "flair_abnormality_segmentation"
 # (columns, rows, slices): no two sizes of a patient are equal, and no two patients have the same.
 SHAPES = ((32, 36, 4), (34, 40, 5), (30, 38, 6), (36, 42, 3), (33, 37, 7), (35, 41, 2))
 FOLDS = (0, 1, 1, 0, 1, 2)
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the axes of prepared volumes; spacing 1 and no unit: unknown
-TINY_CHANNELS = (4, 8, 16)
-SMALL_RUN = {
-    "channels": list(TINY_CHANNELS),
+SEQUENCES = ("t1", "flair", "t1c")
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the axes of prepared volumes; voxel size 1 and no unit: spacing unknown
+
+# A training of seconds: three patients, one a batch.
+SMALL_TRAINING: dict[str, Any] = {
+    "fold": 1,
+    "epochs": 2,
+    "channels": [4, 8, 16],
     "recurrences": 1,
-    "batch_size": 2,
+    "batch_size": 1,
     "slice_size": [32, 48],
-    "num_workers": 0,
+    "warmup_iterations": 2,
     "val_interval": 1,
+    "num_workers": 0,
 }
 
 
@@ -41,114 +47,145 @@ class TinyDataset:
     folder: Path
     entries: list[dict[str, Any]]
 
-    def subjects(self, fold: int) -> list[str]:
-        return [entry["subject"] for entry in self.entries if entry["fold"] == fold]
+    def held_out(self, fold: int) -> list[dict[str, Any]]:
+        return [entry for entry in self.entries if entry["fold"] == fold]
+
+    def spatial_shape(self, subject: str) -> tuple[int, int, int]:
+        return SHAPES[int(subject.removeprefix("sub-"))]
 
 
-def ellipsoid(shape: tuple[int, ...], center: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
+def _ellipsoid(
+    shape: tuple[int, ...], center: tuple[float, ...], radii: tuple[float, ...]
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Return where an ellipsoid lies; center and radii as shares of the shape."""
-    grid = np.indices(shape).T.T.astype(float)
-    distances = [(grid[axis] - center[axis] * shape[axis]) / (radii[axis] * shape[axis]) for axis in range(len(shape))]
-    return sum(distance**2 for distance in distances) <= 1
-
-
-def make_patient(shape: tuple[int, int, int], seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return t1, flair and t1c, three different uint8 volumes of a head, and the mask of its lesion."""
-    rng = np.random.default_rng(seed)
-    head = ellipsoid(shape, (0.5, 0.5, 0.5), (0.4, 0.42, 2.0))
-    lesion = ellipsoid(shape, (0.62, 0.4, 0.5), (0.15, 0.12, 0.7))
-    volumes = []
-    for brain, bright in ((110, 90), (90, 220), (120, 150)):
-        volume = np.where(lesion, bright, np.where(head, brain, 4)) + rng.normal(0, 4, shape)
-        volumes.append(np.clip(volume, 0, 255).astype(np.uint8))
-    return volumes, lesion.astype(np.uint8)
-
-
-def save_nifti(path: Path, volume: np.ndarray, affine: np.ndarray = LPS, *, unit: str = "unknown") -> Path:
-    """Write a volume, as ``ar2unet prepare`` does where spacing is unknown."""
-    image = nib.Nifti1Image(volume, affine)
-    image.set_sform(affine, code=2)
-    image.set_qform(affine, code=2)
-    image.header.set_xyzt_units(unit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(image, path)
-    return path
+    shares = [grid / size for grid, size in zip(np.indices(shape), shape, strict=True)]
+    terms = [((share - middle) / radius) ** 2 for share, middle, radius in zip(shares, center, radii, strict=True)]
+    return np.sum(terms, axis=0) <= 1
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
+def make_patient() -> Callable[[tuple[int, int, int], int], tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Make t1, flair and t1c of a head with a lesion that is bright in flair, uint8, and the lesion's mask."""
+
+    def make(shape: tuple[int, int, int], seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        rng = np.random.default_rng(seed)
+        head = _ellipsoid(shape, (0.5, 0.5, 0.5), (0.4, 0.42, 2.0))
+        lesion = _ellipsoid(shape, (0.62, 0.4, 0.5), (0.15, 0.12, 0.7))
+        volumes = {}
+        for sequence, brain, bright in (("t1", 110, 90), ("flair", 90, 220), ("t1c", 120, 150)):
+            volume = np.where(lesion, bright, np.where(head, brain, 4)) + rng.normal(0, 4, shape)
+            volumes[sequence] = np.clip(volume, 0, 255).astype(np.uint8)
+        return volumes, lesion.astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_nifti() -> Callable[..., Path]:
+    """Write a volume; by default as ``ar2unet prepare`` does, which knows no spacing."""
+
+    def save(
+        path: Path,
+        volume: np.ndarray,
+        affine: np.ndarray = LPS,
+        *,
+        unit: str = "unknown",
+        sform_code: int = 2,
+        qform_code: int = 2,
+    ) -> Path:
+        image = nib.Nifti1Image(volume, affine)
+        image.set_sform(affine, code=sform_code)
+        image.set_qform(affine, code=qform_code)
+        image.header.set_xyzt_units(unit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(image, path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(
+    tmp_path_factory: pytest.TempPathFactory, make_patient: Callable[..., Any], save_nifti: Callable[..., Path]
+) -> TinyDataset:
     """Six patients in three folds, each of a size of its own."""
     folder = tmp_path_factory.mktemp("tiny_dataset")
     entries = []
     for number, (shape, fold) in enumerate(zip(SHAPES, FOLDS, strict=True)):
         subject = f"sub-{number}"
         volumes, mask = make_patient(shape, number)
-        images = [f"{subject}/{name}.nii.gz" for name in ("t1", "flair", "t1c")]
+        images = {name: f"{subject}/{name}.nii.gz" for name in SEQUENCES}
         label = f"derivatives/{subject}_mask.nii.gz"
-        for name, volume in zip([*images, label], [*volumes, mask], strict=True):
-            save_nifti(folder / name, volume)
-        entries.append({"subject": subject, "site": "CS", "fold": fold, "image": images, "label": label})
+        for name, image in images.items():
+            save_nifti(folder / image, volumes[name])
+        save_nifti(folder / label, mask)
+        entries.append({"subject": subject, "site": "CS", "fold": fold, "image": list(images.values()), "label": label})
     (folder / "datalist.json").write_text(json.dumps({"training": entries}))
     return TinyDataset(folder, entries)
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository() -> Path:
+    """The repository's root."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def configs() -> dict[str, dict[str, Any]]:
+    """The bundle's configs by file name, as YAML and JSON have them, nothing resolved."""
+    paths = sorted((SEGMENTATION_BUNDLE / "configs").glob("*.yaml"))
+    return {path.name: yaml.safe_load(path.read_text()) for path in paths}
+
+
+@pytest.fixture(scope="session")
+def metadata() -> dict[str, Any]:
+    """The bundle's ``metadata.json``."""
+    content: dict[str, Any] = json.loads((SEGMENTATION_BUNDLE / "configs" / "metadata.json").read_text())
+    return content
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, configs: dict[str, dict[str, Any]]) -> Path:
     """A copy of the bundle whose weights are random, but mark a part of every image."""
     import torch
 
     from networks.ar2unet import AR2UNet
 
     folder = tmp_path_factory.mktemp("bundle") / SEGMENTATION_BUNDLE.name
-    for part in ("configs", "docs"):
-        shutil.copytree(SEGMENTATION_BUNDLE / part, folder / part)
-    network_def = read_config("inference.yaml")["network_def"]
+    shutil.copytree(SEGMENTATION_BUNDLE, folder, ignore=shutil.ignore_patterns("models"))
+    arguments = {name: value for name, value in configs["inference.yaml"]["network_def"].items() if name != "_target_"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = AR2UNet(**{name: value for name, value in network_def.items() if name != "_target_"}).eval()
+        network = AR2UNet(**arguments).eval()
         with torch.no_grad():
             logits = network(torch.randn(1, 3, 48, 32))
-            # Balance the two channels on noise, or one of them might win everywhere.
+            # Balance the two channels, or one of them might win everywhere.
             network.head.bias[1] += (logits[:, 0] - logits[:, 1]).quantile(0.7)
     (folder / "models").mkdir()
     torch.save(network.state_dict(), folder / "models" / "model.pt")
     return folder
 
 
-def read_config(name: str) -> dict[str, Any]:
-    """Return a config of the bundle as YAML has it, nothing resolved."""
-    import yaml
-
-    content: dict[str, Any] = yaml.safe_load((SEGMENTATION_BUNDLE / "configs" / name).read_text())
-    return content
-
-
-def command_environment() -> dict[str, str]:
-    """Return an environment in which a config's double key is an error, on one thread of the CPU."""
-    return {
+@pytest.fixture(scope="session")
+def run_command(bundle: Path) -> Callable[..., str]:
+    """Run ``python ARGUMENTS`` from the bundle's folder and return what it printed; it must succeed."""
+    environment = {
         **os.environ,
         "MONAI_FAIL_ON_DUPLICATE_CONFIG": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
 
-
-RunCommand = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def run_command(bundle: Path) -> RunCommand:
-    """Run ``python ARGUMENTS`` from the bundle's folder and return what it printed; it must succeed."""
-
-    def run(*arguments: str) -> str:
+    def run(*arguments: str, **overrides: Any) -> str:
+        flags = [part for name, value in overrides.items() for part in (f"--{name}", str(value).replace(" ", ""))]
         finished = subprocess.run(
-            [sys.executable, *arguments],
+            [sys.executable, *arguments, *flags],
             cwd=bundle,
-            env=command_environment(),
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         assert finished.returncode == 0, finished.stdout
@@ -157,21 +194,43 @@ def run_command(bundle: Path) -> RunCommand:
     return run
 
 
-def as_arguments(overrides: dict[str, Any]) -> list[str]:
-    """Return overrides as the command line takes them."""
-    return [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
+@pytest.fixture(scope="session")
+def small_training(tiny_dataset: TinyDataset) -> dict[str, Any]:
+    """What to override for a training of seconds."""
+    return {"dataset_dir": str(tiny_dataset.folder), **SMALL_TRAINING}
 
 
 @pytest.fixture
 def in_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Be in the bundle's folder, for configs run in this process."""
+    """Be in the bundle's folder, on one thread of the CPU, for configs that run in this process."""
     import torch
     from monai.utils import set_determinism
 
     monkeypatch.chdir(bundle)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a workflow that runs puts its bundle's folder there
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield bundle
     torch.set_num_threads(threads)
     set_determinism(None)
+
+
+@pytest.fixture
+def start_training(in_bundle: Path, small_training: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make an initialised workflow of ``train.yaml`` in this process, writing to ``tmp_path / "run"``."""
+    from monai.bundle import ConfigWorkflow
+
+    started = []
+
+    def start(**overrides: Any) -> ConfigWorkflow:
+        settings = {**small_training, "output_dir": str(tmp_path / "run"), **overrides}
+        workflow = ConfigWorkflow("configs/train.yaml", logging_file=False, workflow_type="train", **settings)
+        workflow.initialize()
+        started.append(workflow)
+        return workflow
+
+    yield start
+    for workflow in started:
+        workflow.parser.get_parsed_content("writer").close()

@@ -123,9 +123,7 @@ def test_resampled_and_cropped_voxels_lie_where_the_affine_says(make_affine, sto
     box = np.zeros((1, *shape))
     box[:, 9:17, 11:24, 3:6] = 1
     (volume, affine), (head, _) = store(world, codes, tilt), store(box, codes, tilt)
-    frame = find_slice_frame(
-        head, affine, known_spacing(affine, 2), pixel_spacing=pixel_spacing, divisor=1, margin=2
-    )
+    frame = find_slice_frame(head, affine, known_spacing(affine, 2), pixel_spacing=pixel_spacing, divisor=1, margin=2)
     assert min(frame.crop_start) > 0
     result = to_slice_frame(volume, frame)
     voxels = np.stack([*np.indices(frame.crop_shape), np.ones(frame.crop_shape)])
