@@ -1,70 +1,26 @@
-"""AR2-UNet: a U-Net of recurrent residual blocks with attention gates, read from top to bottom.
-
-::
-
-    image ─ encoder 0 ───────────────── gate ─ concat ─ block ─ head ─ logits
-              │ pool                     │  └─ up ─┘
-              encoder 1 ────────────── gate ─ concat ─ block
-                │ pool                   │  └─ up ─┘
-                …                        …
-                encoder n (bottleneck) ──┘
+"""AR2-UNet: a U-Net of recurrent residual blocks with attention gates on its skips.
 
 Alom et al. 2018 ("Recurrent residual convolutional neural network based on U-Net") with the attention
-gates of Oktay et al. 2018 ("Attention U-Net"); ``docs/networks.md`` tells the wirings apart.
+gates of Oktay et al. 2018 ("Attention U-Net"). ``networks/gated_unet.py`` draws and computes the whole,
+``networks/blocks.py`` its blocks; ``docs/networks.md`` tells the wirings apart.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import nn
 
-from networks.blocks import AttentionGate, RecurrentResidualBlock, convolution, upsampling
+from networks.blocks import RecurrentResidualBlock
+from networks.gated_unet import GatedUNet
 
 __all__ = ["AR2UNet"]
 
-# Named here because torch leaves them untyped, and TorchScript rejects a comment for mypy inside a function.
-is_scripting: Callable[[], bool] = torch.jit.is_scripting  # type: ignore[attr-defined]
-is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
-
-class DecoderLevel(nn.Module):
-    """Upsample, gate, concatenate, convolve: one level of the way up."""
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        recurrences: int,
-        upsample: Literal["deconv", "nearest"],
-        gate: Literal["skip", "decoder"],
-    ) -> None:
-        super().__init__()
-        self.gate_weighs_skip = gate == "skip"
-        # Half the channels decide as well as all of them for half the work; the reference does not halve.
-        inner_channels = max(1, out_channels // 2) if self.gate_weighs_skip else out_channels
-        self.upsample = upsampling(spatial_dims, in_channels, out_channels, upsample)
-        self.gate = AttentionGate(spatial_dims, out_channels, inner_channels)
-        self.block = RecurrentResidualBlock(
-            spatial_dims, 2 * out_channels, out_channels, recurrences, rectify_projection=not self.gate_weighs_skip
-        )
-
-    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """Join ``x`` ``(B, in_channels, ...)`` and ``skip`` ``(B, out_channels, ...)``, twice as large as ``x``."""
-        x = self.upsample(x)  # (B, out_channels, ...), on the grid of skip
-        # In the public reference the skip only decides; its own features never pass.
-        gated = self.gate(skip, x) if self.gate_weighs_skip else self.gate(x, skip)
-        y: torch.Tensor = self.block(torch.cat((gated, x), dim=1))  # (B, 2 * out_channels, ...) -> half
-        return y
-
-
-class AR2UNet(nn.Module):
+class AR2UNet(GatedUNet):
     """Attention recurrent residual U-Net for images and volumes.
 
     Args:
@@ -76,7 +32,7 @@ class AR2UNet(nn.Module):
         recurrences: How often a unit is applied to its own output. 2 is the t of Alom et al. 2018
             (three evaluations); 0 makes plain residual blocks.
         upsample: ``"deconv"`` (default: nine tenths of the parameters of ``"nearest"``, and no
-            3x3 convolution on each level's finest grid) or ``"nearest"`` followed by a 3x3 convolution.
+            3x3 convolution on the enlarged grid) or ``"nearest"`` followed by a 3x3 convolution.
         gate: ``"skip"`` (default) weighs the encoder's features by the decoder's signal, as Oktay et
             al. 2018 describe it. ``"decoder"`` is the wiring of the public reference, whose gates
             weigh the decoder's own features and whose skips are never concatenated; it has nearest
@@ -84,7 +40,7 @@ class AR2UNet(nn.Module):
         dropout: Probability of dropping a whole feature map of the bottleneck while training, where
             Ronneberger et al. 2015 ("U-Net") drop: it holds about half of all weights, and the fine
             detail of the skips stays whole. Whole maps, because neighbouring voxels tell the same
-            thing. 0 by default: augmentation does more against overfitting here.
+            thing. 0 by default: batch norm and augmentation regularise already.
 
     Raises:
         ValueError: If an argument is outside what is described above.
@@ -101,66 +57,15 @@ class AR2UNet(nn.Module):
         gate: Literal["skip", "decoder"] = "skip",
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        _check_sizes(spatial_dims, in_channels, out_channels, channels, recurrences)
-        _check_options(upsample, gate, dropout)
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.divisor = 2 ** (len(channels) - 1)  # every spatial size is halved once between two levels
+        if recurrences < 0:
+            raise ValueError(f"recurrences must be at least 0, got {recurrences!r}")
 
-        rectify = gate == "decoder"
-        self.encoders = nn.ModuleList(
-            RecurrentResidualBlock(spatial_dims, before, after, recurrences, rectify_projection=rectify)
-            for before, after in pairwise((in_channels, *channels))
-        )
-        self.pool = nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
-        self.dropout = nn.Dropout2d(dropout) if spatial_dims == 2 else nn.Dropout3d(dropout)
-        self.decoders = nn.ModuleList(  # deepest first: the order in which they run
-            DecoderLevel(spatial_dims, below, here, recurrences, upsample, gate)
-            for below, here in pairwise(reversed(channels))
-        )
-        self.head = convolution(spatial_dims, channels[0], out_channels, 1)
+        def block(before: int, after: int) -> RecurrentResidualBlock:
+            return RecurrentResidualBlock(
+                spatial_dims, before, after, recurrences, rectify_projection=gate == "decoder"
+            )
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compute logits.
-
-        Args:
-            image: ``(B, in_channels, ...)``, every spatial size divisible by ``2 ** (levels - 1)``.
-
-        Returns:
-            Logits ``(B, out_channels, ...)`` on the grid of ``image``; under autocast in its lower precision.
-
-        Raises:
-            ValueError: If ``image`` has another number of axes or channels, or a size does not divide.
-        """
-        self._check_image(image)
-        skips: list[torch.Tensor] = []
-        x = image
-        for level, encoder in enumerate(self.encoders):
-            if level > 0:
-                x = self.pool(x)  # every spatial size halved
-            x = encoder(x)  # (B, channels[level], ...)
-            skips.append(x)
-        x = self.dropout(skips.pop())
-        for decoder in self.decoders:
-            x = decoder(x, skips.pop())  # every spatial size doubled
-        logits: torch.Tensor = self.head(x)
-        return logits
-
-    def _check_image(self, image: torch.Tensor) -> None:
-        """Refuse an image that the levels below would choke on with an obscure message."""
-        if not is_scripting():  # noqa: SIM102 (TorchScript skips what it cannot compile only below this very test)
-            if is_tracing() or torch.compiler.is_exporting():
-                return  # a tracer or exporter would burn the sizes of its example into the graph
-        shape = list(image.shape)
-        if len(shape) != self.spatial_dims + 2:
-            axes = "(B, C, H, W)" if self.spatial_dims == 2 else "(B, C, I, J, K)"
-            raise ValueError(f"image must be {axes}, got shape {shape}")
-        if shape[1] != self.in_channels:
-            raise ValueError(f"image must have in_channels = {self.in_channels} channels, got shape {shape}")
-        for size in shape[2:]:
-            if size % self.divisor != 0:
-                raise ValueError(f"image must have spatial sizes divisible by {self.divisor}, got shape {shape}")
+        super().__init__(spatial_dims, in_channels, out_channels, channels, block, upsample, gate, dropout)
 
     @classmethod
     def from_reference_checkpoint(cls, path: str | os.PathLike[str]) -> AR2UNet:
@@ -208,34 +113,6 @@ class AR2UNet(nn.Module):
         _refuse(path, "mis-shaped", shapes)
         network.load_state_dict({key: state[name] for key, name in theirs.items()})
         return network
-
-
-def _check_sizes(
-    spatial_dims: int, in_channels: int, out_channels: int, channels: Sequence[int], recurrences: int
-) -> None:
-    """Refuse numbers that no network can be built from."""
-    if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
-    if in_channels < 1:
-        raise ValueError(f"in_channels must be at least 1, got {in_channels!r}")
-    if out_channels < 1:
-        raise ValueError(f"out_channels must be at least 1, got {out_channels!r}")
-    if len(channels) < 2 or min(channels) < 1:
-        raise ValueError(f"channels must name at least two levels of at least 1 feature each, got {channels!r}")
-    if recurrences < 0:
-        raise ValueError(f"recurrences must be at least 0, got {recurrences!r}")
-
-
-def _check_options(upsample: str, gate: str, dropout: float) -> None:
-    """Refuse options that do not exist or do not go together."""
-    if upsample not in ("deconv", "nearest"):
-        raise ValueError(f"upsample must be 'deconv' or 'nearest', got {upsample!r}")
-    if gate not in ("skip", "decoder"):
-        raise ValueError(f"gate must be 'skip' or 'decoder', got {gate!r}")
-    if gate == "decoder" and upsample != "nearest":
-        raise ValueError(f"upsample must be 'nearest' with gate='decoder' (the reference's wiring), got {upsample!r}")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")
 
 
 REFERENCE_LEVELS = 5  # the reference spells its levels out: Encoder1 to Encoder5

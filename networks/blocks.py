@@ -28,6 +28,9 @@ def convolution(
     out_channels: int,
     kernel_size: int = 3,
     followed_by: Literal["relu", "linear"] = "linear",
+    *,
+    groups: int = 1,
+    bias: bool = True,
 ) -> nn.Conv2d | nn.Conv3d:
     """Make a size-preserving convolution with He's initialisation and a zero bias.
 
@@ -42,8 +45,12 @@ def convolution(
         out_channels: Features out.
         kernel_size: Odd edge length of the kernel.
         followed_by: What the output meets next: ``"relu"`` (behind a norm or not) or ``"linear"``.
+        groups: Into how many parts the features are divided that do not see each other.
+        bias: False where a batch norm behind it, whose shift does the same, makes it redundant.
     """
-    layer = CONVOLUTION[spatial_dims](in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    layer = CONVOLUTION[spatial_dims](
+        in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias
+    )
     nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity=followed_by)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -10,8 +10,10 @@ from pathlib import Path
 from pipeline.errors import ScanError
 from pipeline.formats.nifti import read_scan, write_mask, write_probabilities
 from pipeline.formats.scan import Scan
+from pipeline.measurement import Measurements, measure
+from pipeline.overlay import draw_overlay
 from pipeline.predictor import Predictor
-from pipeline.report import Measurements, build_report, draw_overlay, measure, write_report
+from pipeline.report import build_report, write_report
 
 __all__ = ["CaseResult", "case_name", "read_case", "segment_case"]
 
@@ -65,7 +67,7 @@ def read_case(path: Path, t1: Path | None = None, t1c: Path | None = None) -> Sc
         raise ScanError(f"{path.name}: a folder of slices holds its own t1 and t1c; leave out --t1 and --t1c")
     if not any(path.glob("*.tif")):
         raise ScanError(f"{path.name}: a folder must hold the slices <patient>_<k>.tif of one patient, found none")
-    from pipeline.datasets.lgg import read_lgg_patient
+    from pipeline.datasets.lgg_slices import read_lgg_patient
 
     patient = read_lgg_patient(path, with_mask=False)
     image = patient.volume.astype("float32")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["SCORE_NAMES", "ConfusionCounts", "count_confusion", "summarize"]
+__all__ = ["SCORE_NAMES", "ConfusionCounts", "count_confusion"]
 
 SCORE_NAMES = ("dice", "iou", "precision", "recall", "specificity", "pixel_accuracy")
 
@@ -61,8 +58,12 @@ class ConfusionCounts:
     @property
     def pixel_accuracy(self) -> float:
         """Share of all voxels that are right. An empty mask already scores about 99 %."""
-        total = self.true_positive + self.false_positive + self.false_negative + self.true_negative
-        return _ratio(self.true_positive + self.true_negative, total)
+        return _ratio(self.true_positive + self.true_negative, self.total)
+
+    @property
+    def total(self) -> int:
+        """All voxels."""
+        return self.true_positive + self.false_positive + self.false_negative + self.true_negative
 
     def __add__(self, other: ConfusionCounts) -> ConfusionCounts:
         """Return the counts of both together."""
@@ -95,23 +96,6 @@ def count_confusion(prediction: ArrayLike, truth: ArrayLike) -> ConfusionCounts:
     only_predicted = int(np.count_nonzero(predicted)) - both
     only_true = int(np.count_nonzero(true)) - both
     return ConfusionCounts(both, only_predicted, only_true, true.size - both - only_predicted - only_true)
-
-
-def summarize(patients: Mapping[str, ConfusionCounts]) -> dict[str, Any]:
-    """Summarise per-patient counts: each score's mean and median over patients, and pooled over all voxels.
-
-    Args:
-        patients: Counts by patient, at least one.
-    """
-    rows: Sequence[dict[str, float]] = [counts.scores() for counts in patients.values()]
-    pooled = sum(patients.values(), start=ConfusionCounts(0, 0, 0, 0))
-    return {
-        "patients": len(rows),
-        "mean": {name: statistics.fmean(row[name] for row in rows) for name in SCORE_NAMES},
-        "median": {name: statistics.median(row[name] for row in rows) for name in SCORE_NAMES},
-        "minimum": {name: min(row[name] for row in rows) for name in SCORE_NAMES},
-        "pooled_over_voxels": pooled.scores(),
-    }
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -9,92 +9,34 @@ from __future__ import annotations
 
 import gzip
 import math
-import stat
-import struct
-import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import BinaryIO, cast
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike, NDArray
 
 from pipeline.errors import ScanError
 from pipeline.formats.atomic import atomic_write
-from pipeline.formats.scan import FLAIR_CHANNEL, Scan
-
-__all__ = [
-    "GRID_TOLERANCE",
-    "MAX_EXTENT",
-    "MAX_VOXELS",
-    "MIN_VOXEL_SIZE",
-    "read_scan",
-    "write_mask",
-    "write_probabilities",
-]
-
-# 1024 x 1024 x 512: beyond the finest brain MR published (880 x 880 x 640); 2 GiB a channel as float32.
-MAX_VOXELS = 2**29
-# No head reaches it; a file that does names the wrong unit, and resampling it would ask for any amount of memory.
-MAX_EXTENT = 3000.0  # mm, along one axis
-MIN_VOXEL_SIZE = 0.01  # mm
-# Two sequences share a grid if no corner voxel lies farther apart; quaternions in float32 are off by 0.001 mm at most.
-GRID_TOLERANCE = 0.1  # mm
-# Volume of the voxel over the product of its edges: 1 for a box, 0.5 for a shear of 60 degrees, 0 for no volume.
-MIN_VOXEL_VOLUME_RATIO = 1e-3
-# Deflate cannot compress better (zlib's documentation), so a gzip file bounds what it can hold before it is opened.
-MAX_DEFLATE_RATIO = 1032
-MAX_DATA_OFFSET = 2**26  # bytes of header extensions
-MAX_TRAILING_BYTES = 2**20  # read behind the data in search of gzip's checksum
-COMPRESSION_LEVEL = 6  # measured: 9 takes twice as long for probabilities, 16 times for masks, and saves little
-
-# By size of the header: its class, its magic, and where that stands.
-NIFTI_KINDS: dict[int, tuple[Any, bytes, int]] = {
-    348: (Nifti1Header, b"n+1\0", 344),
-    540: (Nifti2Header, b"n+2\0\r\n\x1a\n", 4),
-}
-DATA_TYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
-REFUSED_DATA_TYPES = {
-    1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128", 2048: "complex256", 2304: "RGBA",
-}  # fmt: skip
-MILLIMETRES_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # by NIfTI code; any other code is an unknown unit
-MILLIMETRE = 2
-FOREIGN_CONTENT = (
-    (0, b"\x89PNG", "a PNG picture"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"II*\0", "a TIFF picture"),
-    (0, b"MM\0*", "a TIFF picture"),
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"NRRD", "an NRRD volume"),
-    (0, b"\x89HDF", "an HDF5 file"),
-    (128, b"DICM", "a DICOM file"),
-    (257, b"ustar", "a tar archive"),
-    (344, b"ni1\0", "one half of an .hdr/.img pair"),
-    (4, b"ni2\0", "one half of an .hdr/.img pair"),
+from pipeline.formats.nifti_header import (
+    MILLIMETRE,
+    NIFTI_KINDS,
+    Header,
+    Layout,
+    check_same_grid,
+    open_nifti,
+    printable,
+    read_layout,
 )
+from pipeline.formats.scan import Scan
 
+__all__ = ["Mask", "read_mask", "read_scan", "write_mask", "write_probabilities"]
 
-_Header: TypeAlias = Any  # nibabel's Nifti1Header, whose methods carry no types
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """What a file's header promises, already found sane."""
-
-    path: Path
-    header: _Header
-    spatial_shape: tuple[int, int, int]
-    dtype: np.dtype[np.generic]
-    offset: int
-    slope: float
-    intercept: float
-    affine: NDArray[np.float64]  # voxel to RAS+ mm
-    unit: int  # NIfTI code of the affine's unit: 2 (mm) or 0 (unknown)
+MAX_VALUES_SHOWN = 5  # of a file that is no mask
+MAX_TRAILING_BYTES = 2**20  # read behind the data in search of gzip's checksum
+SCANNER_COORDINATES, ALIGNED_COORDINATES = 1, 2  # NIfTI codes of what an affine leads to
+COMPRESSION_LEVEL = 6  # measured: 9 takes twice as long for probabilities, 16 times for masks, and saves little
 
 
 def read_scan(flair: Path, t1: Path | None = None, t1c: Path | None = None) -> Scan:
@@ -113,25 +55,26 @@ def read_scan(flair: Path, t1: Path | None = None, t1c: Path | None = None) -> S
         ScanError: If a file is missing, damaged, not one real-valued 3D volume of finite,
             varying intensities, or not on the grid of the FLAIR.
     """
-    layouts = {path: _read_layout(path) for path in (flair, t1, t1c) if path is not None}
+    layouts = {path: read_layout(path) for path in (flair, t1, t1c) if path is not None}
     grid = layouts[flair]
     for layout in layouts.values():
-        _check_same_grid(layout, grid)
+        check_same_grid(layout, grid)
     channels = [flair] if t1 is None and t1c is None else [t1, flair, t1c]
     # Kept slice by slice, as the file has it: each channel is filled in place and viewed as (I, J, K).
     try:
         stored = np.empty((len(channels), *reversed(grid.spatial_shape)), dtype=np.float32)
     except MemoryError as error:
-        raise ScanError(f"{_name(flair)}: not enough memory for a volume of shape {grid.spatial_shape}") from error
+        raise ScanError(f"{printable(flair)}: not enough memory for a volume of shape {grid.spatial_shape}") from error
     for channel, path in enumerate(channels):
         if path is not None:
             _read_intensities(layouts[path], stored[channel])
+
+    # Only here: it brings SciPy, for which no refusal shall wait.
+    from transforms.geometry import FLAIR_CHANNEL, known_spacing
+
     for channel, path in enumerate(channels):
         if path is None:
             stored[channel] = stored[FLAIR_CHANNEL]
-
-    from transforms.geometry import known_spacing
-
     return Scan(
         image=stored.transpose(0, 3, 2, 1),
         affine=grid.affine,
@@ -179,172 +122,13 @@ def write_probabilities(probabilities: NDArray[np.floating], scan: Scan, path: P
     _write_on_grid(probabilities, scan, path, np.float32, b"FLAIR abnormality probabilities by AR2-UNet")
 
 
-def _name(path: Path) -> str:
-    """Return a path for a message: on one line, whatever characters it holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    """Open a file, through gzip if its content is gzip; damage becomes a ScanError."""
-    try:
-        with ExitStack() as stack:
-            file: BinaryIO = stack.enter_context(path.open("rb"))
-            if _is_gzip(file):
-                file = cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=file)))
-            yield file
-    except EOFError as error:
-        raise ScanError(f"{_name(path)}: expected a complete gzip file, got a truncated one") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise ScanError(f"{_name(path)}: expected intact gzip data, got a damaged file ({error})") from error
-    except OSError as error:
-        raise ScanError(f"{_name(path)}: cannot be read: {error.strerror or error}") from error
-
-
-def _is_gzip(file: BinaryIO) -> bool:
-    start = file.read(2)
-    file.seek(0)
-    return start == b"\x1f\x8b"
-
-
-def _file_size(path: Path) -> int:
-    """Return the size in bytes, or refuse what is not a file with something in it."""
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise ScanError(f"{_name(path)}: expected a NIfTI file, got no such file") from error
-    except (OSError, ValueError) as error:
-        raise ScanError(f"{_name(path)}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ScanError(f"{_name(path)}: expected a NIfTI file, got a folder")
-    if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
-        raise ScanError(f"{_name(path)}: expected a NIfTI file, got a device or pipe")
-    if status.st_size == 0:
-        raise ScanError(f"{_name(path)}: expected a NIfTI file, got an empty file")
-    return status.st_size
-
-
-@np.errstate(all="ignore")  # a header of any bytes holds numbers of any kind, signaling NaN included
-def _read_layout(path: Path) -> _Layout:
-    """Read a header and refuse whatever it promises that cannot be kept."""
-    file_size = _file_size(path)
-    with _open(path) as file:
-        compressed = isinstance(file, gzip.GzipFile)
-        header = _parse_header(path, file.read(max(NIFTI_KINDS)))
-    spatial_shape = _checked_shape(path, header)
-    dtype = _checked_dtype(path, header)
-    offset = float(header["vox_offset"])
-    if not header.sizeof_hdr <= offset <= MAX_DATA_OFFSET:
-        expected = f"{header.sizeof_hdr} to {MAX_DATA_OFFSET}"
-        raise ScanError(f"{_name(path)}: expected data {expected} bytes into the file, got offset {offset:g}")
-    needed = int(offset) + math.prod(spatial_shape) * dtype.itemsize
-    available = file_size * MAX_DEFLATE_RATIO if compressed else file_size
-    if needed > available:
-        kind = "gzip file, too small to hold them" if compressed else "file (truncated?)"
-        expected = f"{needed:,} bytes for shape {spatial_shape} of {dtype.name}"
-        raise ScanError(f"{_name(path)}: expected {expected}, got a {file_size:,}-byte {kind}")
-    affine, unit = _checked_affine(path, header, spatial_shape)
-    try:
-        slope, intercept = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise ScanError(f"{_name(path)}: expected a finite scl_inter, got {header['scl_inter']}") from error
-    scaling = (1.0, 0.0) if slope is None else (float(slope), float(intercept))
-    return _Layout(path, header, spatial_shape, dtype, int(offset), *scaling, affine, unit)
-
-
-def _parse_header(path: Path, start: bytes) -> _Header:
-    """Return the header that a file starts with, extensions left out."""
-    for endianness in "<>":
-        (size,) = struct.unpack(f"{endianness}i", start[:4].ljust(4, b"\0"))
-        if size not in NIFTI_KINDS or len(start) < size:
-            continue
-        header_class, magic, position = NIFTI_KINDS[size]
-        if start[position : position + len(magic)] == magic:
-            return header_class(start[:size], endianness, check=False)
-        if position == 344 and start[position : position + 3] != b"ni1":
-            raise ScanError(f"{_name(path)}: expected a NIfTI file, got an Analyze header without NIfTI's magic")
-    for position, signature, content in FOREIGN_CONTENT:
-        if start[position : position + len(signature)] == signature:
-            raise ScanError(f"{_name(path)}: expected a NIfTI file, got {content}")
-    raise ScanError(f"{_name(path)}: expected a NIfTI file, got other content (it starts with {start[:8]!r})")
-
-
-def _checked_shape(path: Path, header: _Header) -> tuple[int, int, int]:
-    dimensions, *sizes = (int(size) for size in header["dim"])
-    if not 1 <= dimensions <= 7:
-        raise ScanError(f"{_name(path)}: expected 3 dimensions, got {dimensions} in the header")
-    shape = tuple(sizes[:dimensions])
-    if min(shape) < 1:
-        raise ScanError(f"{_name(path)}: expected sizes of at least 1, got shape {shape} in the header")
-    if dimensions < 3:
-        raise ScanError(f"{_name(path)}: expected a 3D volume, got a {dimensions}D image of shape {shape}")
-    volumes = math.prod(shape[3:])
-    if volumes > 1:
-        raise ScanError(f"{_name(path)}: expected one 3D volume, got {volumes} volumes (shape {shape})")
-    if min(shape[:3]) < 2:
-        raise ScanError(f"{_name(path)}: expected a volume of at least 2 slices along each axis, got shape {shape}")
-    if math.prod(shape) > MAX_VOXELS:
-        raise ScanError(f"{_name(path)}: expected at most {MAX_VOXELS:,} voxels, got {math.prod(shape):,} {shape}")
-    return shape[0], shape[1], shape[2]
-
-
-def _checked_dtype(path: Path, header: _Header) -> np.dtype[np.generic]:
-    code = int(header["datatype"])
-    if code not in DATA_TYPES:
-        received = REFUSED_DATA_TYPES.get(code, "an unknown type")
-        raise ScanError(f"{_name(path)}: expected integers or real numbers, got {received} (datatype {code})")
-    dtype: np.dtype[np.generic] = np.dtype(header.endianness + DATA_TYPES[code])
-    return dtype
-
-
-def _checked_affine(
-    path: Path, header: _Header, spatial_shape: tuple[int, int, int]
-) -> tuple[NDArray[np.float64], int]:
-    """Return the affine to RAS+ mm and the NIfTI code of its unit."""
-    pixdim = header["pixdim"][1:4]
-    if not pixdim.any():
-        raise ScanError(f"{_name(path)}: expected voxel sizes, got a pixdim of zeros")
-    geometry = header.copy()
-    # As the NIfTI library reads them: a qfac of 0 means 1, and a voxel size has no sign.
-    geometry["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
-    geometry["pixdim"][1:4] = np.abs(pixdim)
-    unit = int(header["xyzt_units"]) & 7
-    to_mm = MILLIMETRES_PER_UNIT.get(unit, 1.0)
-    try:
-        affine = np.array(geometry.get_best_affine(), dtype=np.float64)
-    except (HeaderDataError, ValueError) as error:  # a quaternion longer than 1
-        raise ScanError(f"{_name(path)}: expected a rotation in the qform, got no unit quaternion") from error
-    affine[:3] *= to_mm
-    edges = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    ratio = abs(np.linalg.det(affine[:3, :3] / edges)) if np.isfinite(affine).all() else math.nan
-    if not ratio > MIN_VOXEL_VOLUME_RATIO:
-        rows = np.array2string(affine[:3], separator=", ").replace("\n", "")
-        raise ScanError(f"{_name(path)}: expected an invertible, finite affine, got {rows}")
-    if edges.min() < MIN_VOXEL_SIZE or (edges * spatial_shape).max() > MAX_EXTENT:
-        sizes = " x ".join(f"{edge:g}" for edge in edges)
-        expected = f"voxels of at least {MIN_VOXEL_SIZE} mm and at most {MAX_EXTENT:g} mm in all along an axis"
-        raise ScanError(f"{_name(path)}: expected {expected}, got {sizes} mm for shape {spatial_shape}")
-    return affine, MILLIMETRE if unit in MILLIMETRES_PER_UNIT else 0
-
-
-def _check_same_grid(layout: _Layout, grid: _Layout) -> None:
-    expected = f"{_name(layout.path)}: expected the voxel grid of {_name(grid.path)}"
-    if layout.spatial_shape != grid.spatial_shape:
-        raise ScanError(f"{expected}, shape {grid.spatial_shape}, got shape {layout.spatial_shape}")
-    corners = np.indices((2, 2, 2)).reshape(3, 8) * (np.array(grid.spatial_shape)[:, None] - 1)
-    difference = (layout.affine - grid.affine) @ np.vstack([corners, np.ones(8)])
-    distance = np.linalg.norm(difference[:3], axis=0).max()
-    if distance > GRID_TOLERANCE:
-        raise ScanError(f"{expected} within {GRID_TOLERANCE} mm, got voxels up to {distance:.3g} mm away")
-
-
-def _read_intensities(layout: _Layout, target: NDArray[np.float32]) -> None:
+def _read_intensities(layout: Layout, target: NDArray[np.float32], *, may_be_constant: bool = False) -> None:
     """Fill ``target`` ``(K, J, I)`` slice by slice, scaled as the header says, and refuse what is no picture."""
-    path, name = layout.path, _name(layout.path)
+    path, name = layout.path, printable(layout.path)
     raw = bytearray(math.prod(target.shape[1:]) * layout.dtype.itemsize)
     stored = np.frombuffer(raw, layout.dtype).reshape(target.shape[1:])
     low, high, nonfinite = math.inf, -math.inf, 0
-    with _open(path) as file, np.errstate(all="ignore"):
+    with open_nifti(path) as file, np.errstate(all="ignore"):
         file.seek(layout.offset)
         for k, plane in enumerate(target):
             if not _fill(file, raw):
@@ -364,7 +148,7 @@ def _read_intensities(layout: _Layout, target: NDArray[np.float32]) -> None:
     if nonfinite:
         share = 100 * nonfinite / target.size
         raise ScanError(f"{name}: expected finite intensities, got {nonfinite:,} NaN or infinite ({share:.3g} %)")
-    if low == high:
+    if low == high and not may_be_constant:
         received = "zeros only" if low == 0 else f"{low:g} in every voxel"
         raise ScanError(f"{name}: expected intensities that vary, got {received}")
 
@@ -397,17 +181,22 @@ def _write_on_grid(values: NDArray[np.generic], scan: Scan, path: Path, dtype: D
             file.write(values[:, :, k].astype(np.dtype(dtype).newbyteorder(header.endianness)).tobytes(order="F"))
 
 
-def _result_header(scan: Scan, dtype: DTypeLike, description: bytes) -> _Header:
+def _new_header(scan: Scan) -> Header:
+    """Return a header for a scan that did not come from NIfTI; without a spacing it claims no scanner's millimetres."""
+    known = scan.spacing is not None
+    header: Header = NIFTI_KINDS[348][0]()
+    header.set_data_shape(scan.spatial_shape)
+    code = SCANNER_COORDINATES if known else ALIGNED_COORDINATES
+    header.set_sform(scan.affine, code=code)
+    header.set_qform(scan.affine, code=code)
+    header["xyzt_units"] = MILLIMETRE if known else 0
+    return header
+
+
+def _result_header(scan: Scan, dtype: DTypeLike, description: bytes) -> Header:
     """Return the scan's header for other values: geometry kept, what described the intensities cleared."""
-    template: _Header = scan.header
-    if template is not None:
-        header = template.copy()
-    else:
-        header = NIFTI_KINDS[348][0]()
-        header.set_data_shape(scan.spatial_shape)
-        header.set_sform(scan.affine, code=1)
-        header.set_qform(scan.affine, code=1)
-        header["xyzt_units"] = 0 if scan.spacing is None else MILLIMETRE
+    template: Header = scan.header
+    header = _new_header(scan) if template is None else template.copy()
     header.set_data_dtype(dtype)
     header["vox_offset"] = header.sizeof_hdr + 4
     header["magic"] = NIFTI_KINDS[header.sizeof_hdr][1].rstrip(b"\0")
@@ -417,3 +206,43 @@ def _result_header(scan: Scan, dtype: DTypeLike, description: bytes) -> _Header:
     header["intent_p1"], header["intent_p2"], header["intent_p3"] = 0, 0, 0
     header["descrip"] = description
     return header
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """A mask as a file holds it.
+
+    Attributes:
+        mask: ``(I, J, K)``, bool.
+        affine: ``(4, 4)``, float64, voxel to RAS+ mm.
+        spacing: Voxel sizes in mm along I, J and K; None where the file does not know them.
+    """
+
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    spacing: tuple[float, float, float] | None
+
+
+def read_mask(path: Path) -> Mask:
+    """Read a mask from a NIfTI file; a mask of zeros only is a mask, too.
+
+    Raises:
+        ScanError: If the file is missing, damaged, not one 3D volume, or holds anything but 0 and 1.
+    """
+    layout = read_layout(path)
+    try:
+        stored = np.empty(tuple(reversed(layout.spatial_shape)), dtype=np.float32)
+    except MemoryError as error:
+        raise ScanError(f"{printable(path)}: not enough memory for a mask of shape {layout.spatial_shape}") from error
+    _read_intensities(layout, stored, may_be_constant=True)
+    mask = stored == 1
+    if not (mask | (stored == 0)).all():
+        values = np.unique(stored)
+        shown = ", ".join(f"{value:g}" for value in values[:MAX_VALUES_SHOWN])
+        more = f", ... ({len(values):,} values)" if len(values) > MAX_VALUES_SHOWN else ""
+        raise ScanError(f"{printable(path)}: expected a mask of 0 and 1, got {shown}{more}")
+
+    # Only here: it brings SciPy, for which no refusal shall wait.
+    from transforms.geometry import known_spacing
+
+    return Mask(mask.transpose(2, 1, 0), layout.affine, known_spacing(layout.affine, layout.unit))

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-__all__ = ["CHANNELS", "FLAIR_CHANNEL", "Scan"]
+__all__ = ["CHANNELS", "Scan"]
 
 CHANNELS = ("t1", "flair", "t1c")
-FLAIR_CHANNEL = CHANNELS.index("flair")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,5 +58,8 @@ class Scan:
     @property
     def flair(self) -> NDArray[np.float32]:
         """The FLAIR channel ``(I, J, K)``, a view."""
+        # Only here: it brings SciPy, which reading a scan and refusing one do without.
+        from transforms.geometry import FLAIR_CHANNEL
+
         flair: NDArray[np.float32] = self.image[FLAIR_CHANNEL if len(self.image) > 1 else 0]
         return flair

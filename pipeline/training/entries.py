@@ -13,6 +13,7 @@ from pipeline.errors import DatasetError
 __all__ = ["as_flag", "datalist_entries", "folder_entries", "latest_checkpoint"]
 
 SEQUENCE_SUFFIXES = ("t1", "flair", "t1c")
+NO_FOLD = -1
 
 
 def as_flag(value: bool | str) -> bool:
@@ -34,14 +35,14 @@ def datalist_entries(
 
     Args:
         dataset_dir: Folder with a ``datalist.json`` as ``ar2unet prepare`` writes it.
-        fold: The fold held out for validation; -1 holds out none.
+        fold: The fold held out for validation; -1 holds out none, so its validation side is empty.
         part: Which side: "training" (all other folds) or "validation" (the fold).
 
     Returns:
         Entries with absolute paths under ``image`` (t1, flair, t1c) and ``label``.
 
     Raises:
-        DatasetError: If there is no datalist, a patient is on both sides, or the side is empty.
+        DatasetError: If there is no datalist, a patient is on both sides, or there is no such fold.
     """
     path = Path(dataset_dir, "datalist.json")
     try:
@@ -50,7 +51,7 @@ def datalist_entries(
         raise DatasetError(f"{path} must be a datalist as 'ar2unet prepare' writes it: {error}") from error
     check_no_leak(entries)
     chosen = [entry for entry in entries if (entry["fold"] == fold) == (part == "validation")]
-    if not chosen:
+    if not chosen and not (part == "validation" and fold == NO_FOLD):
         folds = sorted({entry["fold"] for entry in entries})
         raise DatasetError(f"{path} has nothing for {part} with fold {fold}; its folds are {folds}")
     root = path.parent.resolve()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +15,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.evaluation.metrics import SCORE_NAMES, ConfusionCounts, count_confusion, summarize
-from transforms.geometry import FLAIR_CHANNEL
+from pipeline.evaluation.metrics import ConfusionCounts, count_confusion
+from pipeline.evaluation.scoring import PatientScores, score_patient
+from pipeline.evaluation.tables import PATIENTS_FILE, SUMMARY_FILE, summarize, write_patients, write_summary
+from transforms.geometry import FLAIR_CHANNEL, known_spacing
 
 __all__ = ["OverlayHandler", "PatientScoresHandler", "write_training_scalars"]
 
+Result = TypeVar("Result")
+
+UNIT_MASK = 0b111  # the bits of NIfTI's xyzt_units that name the spatial unit
 TRUTH_COLOR = (0.1, 0.9, 0.3)
 PREDICTION_COLOR = (1.0, 0.45, 0.1)
 
@@ -32,7 +36,8 @@ class PatientScoresHandler:
     subject, and ``engine.state.metrics`` the median Dice as ``val_median_dice``.
 
     Args:
-        output_dir: Where to write ``patients.csv`` and ``summary.json``; None writes nothing.
+        output_dir: Where to write ``patients.csv`` and ``summary.json``, as ``ar2unet evaluate`` does; None writes
+            nothing and leaves out the scores that take long, as a validation during training does.
         writer: Shows TensorBoard each patient's Dice; None shows nothing.
     """
 
@@ -40,6 +45,7 @@ class PatientScoresHandler:
         self.output_dir = output_dir
         self.writer = writer
         self.counts: dict[str, ConfusionCounts] = {}
+        self.scores: dict[str, PatientScores] = {}
 
     def attach(self, engine: Engine) -> None:
         """Score at each iteration, gather and write when the evaluation is complete."""
@@ -48,45 +54,33 @@ class PatientScoresHandler:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def _forget(self, _engine: Engine) -> None:
-        self.counts = {}
+        self.counts, self.scores = {}, {}
 
     def _score(self, engine: Engine) -> None:
         for entry, output in _patients(engine):
-            prediction, truth = output["pred"].cpu().numpy(), output["label"].cpu().numpy()
-            self.counts[entry["subject"]] = count_confusion(prediction, truth)
+            subject = entry["subject"]
+            prediction, truth = output["pred"].cpu().numpy()[0], output["label"].cpu().numpy()[0]
+            if self.output_dir is None:
+                self.counts[subject] = count_confusion(prediction, truth)
+                continue
+            affine = _affine_in_mm(output["label"])
+            scores = score_patient(subject, prediction, truth, affine=affine, site=entry.get("site"))
+            self.scores[subject], self.counts[subject] = scores, scores.counts
 
     def _finish(self, engine: Engine) -> None:
-        counts = dict(sorted(self._gathered().items()))
-        summary = summarize(counts)
+        counts, scores = _gathered(self.counts), _gathered(self.scores)
         engine.state.patient_counts = counts  # type: ignore[attr-defined]
-        engine.state.metrics["val_median_dice"] = summary["median"]["dice"]
+        engine.state.metrics["val_median_dice"] = statistics.median(count.dice for count in counts.values())
         if _rank() > 0:
             return
         if self.writer is not None:
             for subject, count in counts.items():
                 self.writer.add_scalar(f"patient_dice/{subject}", count.dice, engine.state.epoch)
         if self.output_dir is not None:
-            self._write(Path(self.output_dir), counts, summary)
-
-    def _gathered(self) -> dict[str, ConfusionCounts]:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self.counts
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self.counts)
-        # By subject, so a volume that two processes were handed still counts once.
-        return {subject: count for part in parts for subject, count in part.items()}
-
-    @staticmethod
-    def _write(folder: Path, counts: dict[str, ConfusionCounts], summary: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "patients.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["subject", *SCORE_NAMES, "true_voxels", "predicted_voxels"])
-            for subject, count in counts.items():
-                scores = [f"{score:.4f}" for score in count.scores().values()]
-                true = count.true_positive + count.false_negative
-                table.writerow([subject, *scores, true, count.true_positive + count.false_positive])
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            folder, patients = Path(self.output_dir), list(scores.values())
+            folder.mkdir(parents=True, exist_ok=True)
+            write_patients(folder / PATIENTS_FILE, patients)
+            write_summary(folder / SUMMARY_FILE, summarize(patients))
 
 
 class OverlayHandler:
@@ -153,6 +147,29 @@ def _patients(engine: Engine) -> Iterator[tuple[Any, Any]]:
     batch: Any = engine.state.batch
     output: Any = engine.state.output
     return zip(batch, output, strict=True)
+
+
+def _gathered(results: dict[str, Result]) -> dict[str, Result]:
+    """Return what all processes have of each subject, sorted by subject."""
+    parts: list[Any] = [results]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        parts = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, results)
+    # By subject, so a volume that two processes were handed still counts once.
+    return dict(sorted({subject: result for part in parts for subject, result in part.items()}.items()))
+
+
+def _affine_in_mm(volume: Any) -> NDArray[np.float64] | None:
+    """Return a volume's affine to mm; None where its file does not know its spacing."""
+    unit = volume.meta.get("xyzt_units")
+    if unit is None:
+        return None
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    spacing = known_spacing(affine, int(unit) & UNIT_MASK)
+    if spacing is None:
+        return None
+    to_mm = spacing[0] / float(np.linalg.norm(affine[:3, 0]))
+    return np.diag([to_mm, to_mm, to_mm, 1.0]) @ affine
 
 
 def _rank() -> int:

@@ -6,6 +6,7 @@ import io
 import math
 import shutil
 import statistics
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,26 @@ def test_the_same_seed_gives_the_same_losses_and_another_seed_others(start_train
     assert len(first) == 3
     assert first == second
     assert first != other
+
+
+def test_no_patient_loses_a_sequence_while_the_volumes_are_cached(start_training, monkeypatch):
+    from monai.data import NibabelReader
+
+    read = NibabelReader.read
+
+    def read_slowly(self, *arguments, **keywords):
+        # MONAI's reader keeps the names it reads in itself: another thread's label leaves an image one sequence.
+        images = read(self, *arguments, **keywords)
+        time.sleep(0.02)
+        return images
+
+    monkeypatch.setattr(NibabelReader, "read", read_slowly)
+    workflow = start_training(epochs=1)
+    for dataset in (workflow.train_dataset, workflow.val_dataset):
+        for patient in dataset._cache:
+            t1, flair, t1c = patient["image"]
+            assert not torch.equal(t1, flair)
+            assert not torch.equal(t1c, flair)
 
 
 def test_every_property_that_monai_looks_for_is_there(start_training, small_training):

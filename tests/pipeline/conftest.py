@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.formats.scan import Scan
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
 
 BRIGHT = 2.2  # standard deviations above the head's mean: between tissue and lesion of ``anatomy``
@@ -63,3 +64,37 @@ def anatomy() -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
     lesion[28:34, 30:38, 6:8] = True
     volume[lesion] = 900
     return volume.astype(np.int16), lesion
+
+
+@pytest.fixture
+def two_lesions() -> Callable[..., NDArray[np.uint8]]:
+    """Make a mask of six voxels that touch by a corner only, and two elsewhere."""
+
+    def make(shape: tuple[int, int, int] = (11, 13, 7)) -> NDArray[np.uint8]:
+        mask = np.zeros(shape, np.uint8)
+        mask[2:4, 3, 4:6] = 1
+        mask[4, 4, 6] = mask[5, 5, 5] = 1
+        mask[9, 11, 1:3] = 1
+        return mask
+
+    return make
+
+
+@pytest.fixture
+def make_head_scan(make_affine: Callable[..., NDArray[np.float64]]) -> Callable[..., tuple[Scan, NDArray[np.float64]]]:
+    """Make a bright ellipsoid on black, brighter in the patient's left half, and where its voxels lie in mm."""
+
+    def make(
+        orientation: str = "LPS",
+        spacing: tuple[float, float, float] | None = (0.9, 1.1, 4.5),
+        shape: tuple[int, int, int] = (60, 72, 20),
+    ) -> tuple[Scan, NDArray[np.float64]]:
+        affine = make_affine(orientation, spacing or (1, 1, 1))
+        grid = np.indices(shape).reshape(3, -1)
+        place = (affine[:3, :3] @ (grid - (np.array(shape)[:, None] - 1) / 2)).reshape(3, *shape)
+        radius = np.array([0.45 * np.abs(affine[n, :3] @ shape) for n in range(3)])
+        head = np.square(place / radius[:, None, None, None]).sum(axis=0) < 1
+        image = head * np.where(place[0] < 0, 200, 100) + np.random.default_rng(1).random(shape)
+        return Scan(image[None].astype(np.float32), affine, spacing, "head.nii.gz"), place
+
+    return make

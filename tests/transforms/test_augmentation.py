@@ -210,6 +210,14 @@ def test_images_are_shaded_as_often_as_asked(slice_of_head, prob):
     assert np.mean(changed) == pytest.approx(prob, abs=4 * np.sqrt(prob * (1 - prob) / 80))
 
 
+def test_the_field_itself_follows_the_seed(slice_of_head):
+    def shaded(seed):
+        return RandHeadBiasFieldd("image", prob=1).set_random_state(seed)({"image": slice_of_head})["image"]
+
+    assert torch.equal(shaded(4), shaded(4))
+    assert not torch.equal(shaded(4), shaded(5))
+
+
 # --- manners of a random transform ------------------------------------------------------
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets.lgg import prepare_lgg, read_lgg_patient
+from pipeline.datasets.lgg import prepare_lgg
 from pipeline.errors import DatasetError
 
 FIRST, SECOND, THIRD = "TCGA_CS_4941_19960909", "TCGA_DU_5849_19950405", "TCGA_HT_A61B_19991127"
@@ -29,138 +28,6 @@ def tree(root):
 
 def contents(root):
     return {name: content for name, (content, _) in tree(root).items()}
-
-
-def write_tiff(path, shape, value=0):
-    Image.fromarray(np.full(shape, value, np.uint8)).save(path)
-
-
-# --- reading one patient ---
-
-
-def test_every_pixel_of_every_slice_comes_to_its_voxel_in_the_order_of_the_numbers(patient):
-    read = read_lgg_patient(patient.folder)
-
-    assert read.patient == FIRST
-    assert read.volume.shape == (3, 7, 6, 11)
-    assert read.volume.dtype == read.label.dtype == np.uint8
-    for number in range(1, 12):
-        for row in range(6):
-            for column in range(7):
-                voxel = (column, row, number - 1)
-                assert read.volume[(slice(None), *voxel)].tolist() == patient.slices[number - 1, row, column].tolist()
-                assert read.label[voxel] == patient.masks[number - 1, row, column] / 255
-
-
-def test_the_affine_says_left_posterior_superior_in_units_of_one_voxel(patient):
-    affine = read_lgg_patient(patient.folder).affine
-    assert nib.aff2axcodes(affine) == ("L", "P", "S")
-    np.testing.assert_array_equal(np.abs(affine), np.eye(4))
-
-
-def test_without_masks_a_patient_is_read_from_its_slices_alone(patient):
-    with_masks = read_lgg_patient(patient.folder)
-    for number in range(1, 12):
-        patient.mask_path(number).unlink()
-    read = read_lgg_patient(patient.folder, with_mask=False)
-    assert read.label is None
-    np.testing.assert_array_equal(read.volume, with_masks.volume)
-
-
-def test_a_renamed_folder_keeps_the_name_of_its_slices(patient):
-    renamed = patient.folder.rename(patient.folder.with_name("scan"))
-    assert read_lgg_patient(renamed).patient == FIRST
-
-
-def test_hidden_and_foreign_files_are_no_slices(patient):
-    (patient.folder / f"._{FIRST}_1.tif").write_bytes(b"left by a Mac")
-    (patient.folder / "notes.txt").write_text("nothing")
-    assert read_lgg_patient(patient.folder).volume.shape == (3, 7, 6, 11)
-
-
-BREAKAGES = {
-    "a gap in the numbers": (
-        lambda made: [made.slice_path(4).unlink(), made.mask_path(4).unlink()],
-        "slice 4: missing; slices must run from 1 to 11",
-    ),
-    "numbers that begin at 2": (
-        lambda made: [made.slice_path(1).unlink(), made.mask_path(1).unlink()],
-        "slice 1: missing",
-    ),
-    "a slice numbered 0": (lambda made: shutil.copy(made.slice_path(1), made.slice_path(0)), "slice 0: .* from 1"),
-    "an absurdly high number": (lambda made: made.slice_path(3).rename(made.slice_path(10**15)), "slice 3: missing"),
-    "a number there twice": (
-        lambda made: shutil.copy(made.slice_path(3), made.folder / f"{FIRST}_03.tif"),
-        "slice 3: both .*_03.tif and .*_3.tif",
-    ),
-    "a missing mask": (lambda made: made.mask_path(10).unlink(), "slice 10: its mask .*_10_mask.tif is missing"),
-    "a mask without a slice": (
-        lambda made: shutil.copy(made.mask_path(1), made.mask_path(12)),
-        "slice 12: there is a mask",
-    ),
-    "a mask of another size": (
-        lambda made: write_tiff(made.mask_path(3), (7, 6)),
-        "slice 3: its mask is 6x7 pixels, expected 7x6",
-    ),
-    "a slice of another size": (
-        lambda made: write_tiff(made.slice_path(10), (6, 8, 3)),
-        "slice 10: the slice is 8x6 pixels, expected 7x6 as the first slice",
-    ),
-    "a grey slice": (lambda made: write_tiff(made.slice_path(2), (6, 7)), "slice 2: .* of kind L, expected 8-bit RGB"),
-    "a coloured mask": (
-        lambda made: write_tiff(made.mask_path(2), (6, 7, 3)),
-        "slice 2: its mask: .* of kind RGB, expected 8-bit grey",
-    ),
-    "a mask with a third value": (
-        lambda made: write_tiff(made.mask_path(5), (6, 7), 128),
-        "slice 5: its mask has the value 128 .*, expected 0 and 255",
-    ),
-    "a slice that is not a TIFF": (
-        lambda made: made.slice_path(7).write_bytes(b"not a picture"),
-        "slice 7: cannot read .*_7.tif as TIFF",
-    ),
-    "a truncated slice": (
-        lambda made: made.slice_path(8).write_bytes(made.slice_path(8).read_bytes()[:120]),
-        "slice 8: cannot read .*_8.tif as TIFF",
-    ),
-    "an empty mask file": (
-        lambda made: made.mask_path(9).write_bytes(b""),
-        "slice 9: its mask: cannot read .*_9_mask.tif",
-    ),
-    "a folder in a slice's place": (
-        lambda made: [made.slice_path(6).unlink(), made.slice_path(6).mkdir()],
-        r"(slice 6: )?cannot read .*_6.tif",
-    ),
-    "no slices at all": (
-        lambda made: [path.unlink() for path in made.folder.iterdir() if "mask" not in path.name],
-        "no slices named",
-    ),
-    "slices of another patient among them": (
-        lambda made: made.slice_path(11).rename(made.folder / f"{SECOND}_11.tif"),
-        f"expected one patient's slices, found those of {FIRST}, {SECOND}",
-    ),
-}
-
-
-@pytest.fixture(params=BREAKAGES.values(), ids=BREAKAGES.keys())
-def breakage(request):
-    return request.param
-
-
-def test_a_broken_patient_is_refused_with_the_patient_and_the_slice_in_one_line(patient, breakage):
-    damage, message = breakage
-    damage(patient)
-    with pytest.raises(DatasetError, match=f"{FIRST}.*{message}") as caught:
-        read_lgg_patient(patient.folder)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_that_does_not_exist_is_refused_by_name(tmp_path):
-    with pytest.raises(DatasetError, match=r"nowhere.*_1\.tif"):
-        read_lgg_patient(tmp_path / "nowhere")
-
-
-# --- preparing the data set ---
 
 
 def test_the_written_files_hold_the_slices_and_say_that_spacing_is_unknown(make_patient, kaggle_3m, tmp_path):
@@ -305,7 +172,7 @@ def test_two_runs_give_the_same_bytes(make_patient, kaggle_3m, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_a_changed_slice_has_its_patient_done_again_and_no_other(make_patient, kaggle_3m, tmp_path):
+def test_a_changed_slice_has_its_patient_done_again_and_no_other(make_patient, kaggle_3m, tmp_path, write_tiff):
     changed = make_patient(FIRST)
     make_patient(SECOND)
     out = tmp_path / "DATA"
@@ -321,7 +188,7 @@ def test_a_changed_slice_has_its_patient_done_again_and_no_other(make_patient, k
     assert contents(out) == contents(tmp_path / "fresh")
 
 
-def test_an_image_done_again_is_swapped_whole_and_never_written_into(patient, kaggle_3m, tmp_path):
+def test_an_image_done_again_is_swapped_whole_and_never_written_into(patient, kaggle_3m, tmp_path, write_tiff):
     prepare_lgg(kaggle_3m, tmp_path / "DATA")
     flair, before = tmp_path / "DATA/sub-TCGACS4941/anat/sub-TCGACS4941_FLAIR.nii.gz", tmp_path / "before"
     before.hardlink_to(flair)  # a second name of the old file, as a reader that has it open
@@ -389,7 +256,9 @@ def test_a_run_killed_at_any_write_leaves_whole_files_only_and_the_next_run_fini
     assert contents(out) == whole
 
 
-def test_a_run_killed_while_redoing_a_patient_never_vouches_for_a_mixture(patient, kaggle_3m, tmp_path, monkeypatch):
+def test_a_run_killed_while_redoing_a_patient_never_vouches_for_a_mixture(
+    patient, kaggle_3m, tmp_path, monkeypatch, write_tiff
+):
     out, original, fsync = tmp_path / "DATA", patient.slice_path(1).read_bytes(), os.fsync
     prepare_lgg(kaggle_3m, out)
     before = contents(out)

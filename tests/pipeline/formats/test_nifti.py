@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import AR2UNetError, ScanError
-from pipeline.formats.nifti import MAX_VOXELS, read_scan, write_mask, write_probabilities
+from pipeline.formats.nifti import read_scan, write_mask, write_probabilities
 from pipeline.formats.scan import Scan
 
 # Fields of the header that speak of intensities; every other one must come back bit by bit.
@@ -23,25 +23,6 @@ def header_fields(path):
     endianness = "<" if start[0] else ">"
     header = kind(start[: kind.sizeof_hdr], endianness, check=False)
     return {name: header[name].tobytes() for name in header.keys() if name not in INTENSITY_FIELDS}  # noqa: SIM118
-
-
-def edit_header(path, **fields):
-    """Overwrite header fields of an uncompressed NIfTI-1 file, sane or not."""
-    content = path.read_bytes()
-    header = nib.Nifti1Header(content[:348], check=False)
-    for name, value in fields.items():
-        header[name] = value
-    path.write_bytes(header.binaryblock + content[348:])
-    return path
-
-
-def refusal(path, **others):
-    with pytest.raises(ScanError) as caught:
-        read_scan(path, **others)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert path.name in message or any(other.name in message for other in others.values() if other)
-    return message
 
 
 def corner_mask(shape):
@@ -89,7 +70,7 @@ def test_a_result_keeps_every_geometry_field_of_the_header(make_nifti, tmp_path,
     np.testing.assert_array_equal(written.get_fdata(dtype=np.float32), probabilities)
 
 
-def test_what_described_the_intensities_is_cleared(make_nifti, tmp_path):
+def test_what_described_the_intensities_is_cleared(make_nifti, tmp_path, edit_header):
     source = edit_header(make_nifti("flair.nii"), scl_slope=2, scl_inter=3, cal_max=900, intent_code=1002)
     write_mask(np.ones((11, 13, 7)), read_scan(source), tmp_path / "mask.nii")
     header = nib.Nifti1Header((tmp_path / "mask.nii").read_bytes()[:348])
@@ -123,17 +104,7 @@ def test_channels_are_t1_flair_t1c_and_a_missing_one_is_flair(make_nifti, number
     np.testing.assert_array_equal(scan.flair, numbered_volume)
 
 
-def test_a_sequence_on_another_grid_is_refused(make_nifti, make_affine, numbered_volume):
-    flair = make_nifti()
-    assert "got shape (11, 13, 6)" in refusal(flair, t1=make_nifti("t1.nii", volume=numbered_volume[:, :, :6]))
-    moved = make_affine("oblique")
-    moved[1, 3] += 0.25
-    assert "0.25 mm away" in refusal(flair, t1c=make_nifti("t1c.nii", affine=moved))
-    moved[1, 3] -= 0.24
-    assert read_scan(flair, t1c=make_nifti("t1c.nii", affine=moved)).image.shape == (3, 11, 13, 7)
-
-
-def test_scaling_is_applied(make_nifti, numbered_volume):
+def test_scaling_is_applied(make_nifti, numbered_volume, edit_header):
     source = edit_header(make_nifti("flair.nii"), scl_slope=0.5, scl_inter=-20)
     np.testing.assert_array_equal(read_scan(source).flair, numbered_volume * 0.5 - 20)
     for unscaled in (0, np.nan):
@@ -177,62 +148,20 @@ def test_a_file_that_states_no_spacing_has_none(make_nifti):
     assert read_scan(make_nifti(spacing=(1, 1, 3), orientation="LPS", unit="unknown")).spacing == (1, 1, 3)
 
 
-def test_metres_and_microns_become_millimetres(make_nifti):
-    in_mm = read_scan(make_nifti())
-    for unit, factor in (("meter", 0.001), ("micron", 1000.0)):
-        affine = in_mm.affine.copy()
-        affine[:3] *= factor
-        scan = read_scan(make_nifti(affine=affine, unit=unit))
-        np.testing.assert_allclose(scan.affine, in_mm.affine, rtol=1e-5)
-        assert scan.spacing == pytest.approx(in_mm.spacing, rel=1e-5)
-
-
 def test_a_scan_from_elsewhere_is_written_with_its_affine(tmp_path, make_affine):
     image = np.zeros((1, 5, 6, 7), np.float32)
-    for spacing, unit in (((0.9, 1.1, 4.5), "mm"), (None, "unknown")):
+    for spacing, unit, code in (((0.9, 1.1, 4.5), "mm", 1), (None, "unknown", 2)):
         scan = Scan(image, make_affine("LPS", spacing or (1, 1, 1)), spacing, "folder")
         write_mask(corner_mask((5, 6, 7)), scan, tmp_path / "mask.nii.gz")
         written = nib.load(tmp_path / "mask.nii.gz")
         np.testing.assert_allclose(written.affine, scan.affine, rtol=1e-6)
         assert written.header.get_xyzt_units()[0] == unit
+        # 1 is the scanner's coordinates, 2 is aligned to something.
+        assert (int(written.header["sform_code"]), int(written.header["qform_code"])) == (code, code)
         assert read_scan(tmp_path / "mask.nii.gz").spacing == (None if spacing is None else pytest.approx(spacing))
 
 
-def test_a_missing_or_empty_file_and_a_folder_are_refused(tmp_path):
-    assert "no such file" in refusal(tmp_path / "none.nii.gz")
-    assert "folder" in refusal(tmp_path)
-    (tmp_path / "empty.nii.gz").touch()
-    assert "empty" in refusal(tmp_path / "empty.nii.gz")
-    os.mkfifo(tmp_path / "pipe.nii")
-    assert "pipe" in refusal(tmp_path / "pipe.nii")
-
-
-def test_a_name_with_a_line_break_still_gives_one_line(tmp_path):
-    with pytest.raises(ScanError, match=r"two\\nlines.nii: "):
-        read_scan(tmp_path / "two\nlines.nii")
-
-
-@pytest.mark.parametrize(
-    ("content", "received"),
-    [
-        (b"just some words", "it starts with b'just som'"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(400), "PNG"),
-        (bytes(128) + b"DICM" + bytes(400), "DICOM"),
-        (b"\x5c\1\0\0" + bytes(400), "Analyze"),
-        (b"\x5c\1\0\0" + bytes(340) + b"ni1\0" + bytes(9), ".hdr/.img"),
-        (b"\x5c\1\0\0", "starts with"),
-        (b"\x1f\x8b", "truncated"),
-    ],
-)
-def test_other_content_is_refused_and_named(tmp_path, content, received):
-    for name, stored in (("a.nii", content), ("a.nii.gz", gzip.compress(content))):
-        (tmp_path / name).write_bytes(stored)
-    assert received in refusal(tmp_path / "a.nii")
-    if content[:2] != b"\x1f\x8b":
-        assert received in refusal(tmp_path / "a.nii.gz")
-
-
-def test_a_file_cut_anywhere_is_refused(make_nifti, tmp_path):
+def test_a_file_cut_anywhere_is_refused(make_nifti, tmp_path, refusal):
     for source in (make_nifti("whole.nii"), make_nifti("whole.nii.gz")):
         content = source.read_bytes()
         cut = tmp_path / f"cut{source.suffix}"
@@ -241,68 +170,12 @@ def test_a_file_cut_anywhere_is_refused(make_nifti, tmp_path):
             refusal(cut)
 
 
-def test_a_gzip_with_a_wrong_checksum_is_refused(make_nifti):
+def test_a_gzip_with_a_wrong_checksum_is_refused(make_nifti, refusal):
     source = make_nifti()
     content = bytearray(source.read_bytes())
     content[-6] ^= 1
     source.write_bytes(content)
     assert "CRC" in refusal(source)
-
-
-@pytest.mark.parametrize(
-    ("shape", "received"),
-    [((40, 50), "2D"), ((8, 9, 1), "(8, 9, 1)"), ((1, 8, 9), "(1, 8, 9)"), ((5, 6, 7, 3), "3 volumes")],
-)
-def test_what_is_not_one_volume_is_refused(make_nifti, shape, received):
-    assert received in refusal(make_nifti(volume=np.random.default_rng(3).random(shape)))
-
-
-@pytest.mark.parametrize(
-    ("fields", "received"),
-    [
-        ({"dim": [3, -11, 13, 7, 1, 1, 1, 1]}, "(-11, 13, 7)"),
-        ({"dim": [3, 11, 0, 7, 1, 1, 1, 1]}, "(11, 0, 7)"),
-        ({"dim": [0, 11, 13, 7, 1, 1, 1, 1]}, "got 0"),
-        ({"dim": [9, 11, 13, 7, 1, 1, 1, 1]}, "got 9"),
-        ({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, f"at most {MAX_VOXELS:,} voxels"),
-        ({"dim": [3, 800, 800, 800, 1, 1, 1, 1]}, "1,024,000,352 bytes"),
-        ({"datatype": 128}, "RGB"),
-        ({"datatype": 32}, "complex64"),
-        ({"datatype": 77}, "datatype 77"),
-        ({"vox_offset": 12}, "offset 12"),
-        ({"vox_offset": np.nan}, "offset nan"),
-        ({"vox_offset": 1e20}, "offset 1e+20"),
-        ({"pixdim": np.zeros(8)}, "pixdim of zeros"),
-        ({"srow_x": [0, 0, 0, 5]}, "invertible"),
-        ({"srow_y": [0, np.inf, 0, 0]}, "invertible"),
-        ({"srow_x": [1e9, 0, 0, 0]}, "at most 3000 mm"),
-        ({"sform_code": 0, "quatern_b": 3}, "qform"),
-        ({"sform_code": 0, "quatern_b": np.nan}, ""),
-        ({"scl_slope": 1, "scl_inter": np.inf}, "scl_inter"),
-    ],
-)
-def test_an_absurd_header_is_refused(make_nifti, fields, received):
-    assert received in refusal(edit_header(make_nifti("flair.nii"), **fields))
-
-
-def test_signaling_nan_in_a_header_raises_no_warning(make_nifti):
-    source = make_nifti("flair.nii")
-    content = bytearray(source.read_bytes())
-    content[80:84] = b"\1\0\x80\x7f"  # the first voxel size; the sform still holds the geometry
-    source.write_bytes(content)
-    assert read_scan(source).spacing == pytest.approx((0.9, 1.1, 4.5))
-
-
-def test_a_small_file_that_promises_a_huge_volume_takes_no_memory(make_nifti, tmp_path):
-    plain = edit_header(make_nifti("flair.nii"), dim=[3, 812, 812, 812, 1, 1, 1, 1])
-    (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    tracemalloc.start()
-    try:
-        assert "too small" in refusal(tmp_path / "bomb.nii.gz")
-        assert "truncated" in refusal(plain)
-        assert tracemalloc.get_traced_memory()[1] < 2**20
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_volume_is_read_in_little_more_memory_than_it_fills(make_nifti):
@@ -317,11 +190,11 @@ def test_a_volume_is_read_in_little_more_memory_than_it_fills(make_nifti):
 
 
 @pytest.mark.parametrize(("value", "received"), [(0, "zeros only"), (7, "7 in every voxel")])
-def test_a_constant_volume_is_refused(make_nifti, value, received):
+def test_a_constant_volume_is_refused(make_nifti, value, received, refusal):
     assert received in refusal(make_nifti(volume=np.full((5, 6, 7), value, np.uint8)))
 
 
-def test_nan_and_infinity_are_refused_with_their_count_and_share(make_nifti):
+def test_nan_and_infinity_are_refused_with_their_count_and_share(make_nifti, refusal):
     volume = np.random.default_rng(5).random((5, 4, 10)).astype(np.float32)
     volume[1, 2, 3], volume[4, 0, 9], volume[0, 0, 3] = np.nan, np.inf, -np.inf
     assert "got 3 NaN or infinite (1.5 %)" in refusal(make_nifti(volume=volume))
@@ -394,18 +267,3 @@ def test_a_folder_that_is_not_there_is_named(make_nifti, tmp_path):
     scan = read_scan(make_nifti())
     with pytest.raises(AR2UNetError, match=r"none/mask.nii.gz: cannot be written: No such file"):
         write_mask(corner_mask((11, 13, 7)), scan, tmp_path / "none" / "mask.nii.gz")
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"image": np.zeros((2, 5, 6, 7), np.float32)}, r"got shape \(2, 5, 6, 7\)"),
-        ({"image": np.zeros((1, 5, 6, 7))}, "got float64"),
-        ({"affine": np.eye(3)}, "affine must be"),
-        ({"spacing": (1, 0, 1)}, r"got \(1, 0, 1\)"),
-    ],
-)
-def test_a_scan_that_makes_no_sense_cannot_be_built(fields, expected):
-    sane = {"image": np.zeros((1, 5, 6, 7), np.float32), "affine": np.eye(4), "spacing": None, "source": "x"}
-    with pytest.raises(ValueError, match=expected):
-        Scan(**{**sane, **fields})
