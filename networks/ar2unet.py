@@ -1,23 +1,152 @@
-"""AR2-UNet: a U-Net of recurrent residual blocks with attention gates on its skips.
+"""AR2-UNet: a U-Net of recurrent residual blocks with attention gates on its skips, read from top to bottom.
+
+::
+
+    image ─ encoder 0 ───────────────── gate ─ concat ─ block ─ head ─ logits
+              │ pool                     │  └─ up ─┘
+              encoder 1 ────────────── gate ─ concat ─ block
+                │ pool                   │  └─ up ─┘
+                …                        …
+                encoder n (bottleneck) ──┘
 
 Alom et al. 2018 ("Recurrent residual convolutional neural network based on U-Net") with the attention
-gates of Oktay et al. 2018 ("Attention U-Net"). ``networks/gated_unet.py`` draws and computes the whole,
-``networks/blocks.py`` its blocks; ``docs/networks.md`` tells the wirings apart.
+gates of Oktay et al. 2018 ("Attention U-Net"); ``docs/networks.md`` tells the wirings apart. The blocks are in
+``networks/blocks.py``; ``GatedUNet``, the shape around them, serves ``AttentionResidualUNet`` too.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
+from torch import nn
 
-from networks.blocks import RecurrentResidualBlock
-from networks.gated_unet import GatedUNet
+from networks.blocks import AttentionGate, RecurrentResidualBlock, convolution, upsampling
+from networks.reference_checkpoint import read_reference_checkpoint, rename_to_ours
 
-__all__ = ["AR2UNet"]
+__all__ = ["AR2UNet", "DecoderLevel", "GatedUNet"]
+
+# Named here because torch leaves them untyped, and TorchScript rejects a comment for mypy inside a function.
+is_scripting: Callable[[], bool] = torch.jit.is_scripting  # type: ignore[attr-defined]
+is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+
+class DecoderLevel(nn.Module):
+    """Upsample, gate, concatenate, convolve: one level of the way up."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        block: Callable[[int, int], nn.Module],
+        upsample: Literal["deconv", "nearest"],
+        gate: Literal["skip", "decoder"],
+    ) -> None:
+        super().__init__()
+        self.gate_weighs_skip = gate == "skip"
+        # Half the channels inside, as the widely used R2AttU-Net has it; the public reference does not halve.
+        inner_channels = max(1, out_channels // 2) if self.gate_weighs_skip else out_channels
+        self.upsample = upsampling(spatial_dims, in_channels, out_channels, upsample)
+        self.gate = AttentionGate(spatial_dims, out_channels, inner_channels)
+        self.block = block(2 * out_channels, out_channels)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """Join ``x`` ``(B, in_channels, ...)`` and ``skip`` ``(B, out_channels, ...)``, twice as large as ``x``."""
+        x = self.upsample(x)  # (B, out_channels, ...), on the grid of skip
+        # In the public reference the skip only decides; its own features never pass.
+        gated = self.gate(skip, x) if self.gate_weighs_skip else self.gate(x, skip)
+        y: torch.Tensor = self.block(torch.cat((gated, x), dim=1))  # (B, 2 * out_channels, ...) -> half
+        return y
+
+
+class GatedUNet(nn.Module):
+    """U-Net for images and volumes whose skips pass attention gates; its subclasses say what a block is.
+
+    Args:
+        spatial_dims: 2 for slices ``(B, C, H, W)``, 3 for volumes ``(B, C, I, J, K)``.
+        in_channels: Sequences in, such as 3 for t1, flair, t1c.
+        out_channels: Classes out, background included.
+        channels: Features per level, top first.
+        block: Makes the block that maps so many features to so many, on the same grid.
+        upsample: ``"deconv"`` or ``"nearest"``, see ``networks.blocks.upsampling``.
+        gate: ``"skip"`` weighs the encoder's features by the decoder's signal, ``"decoder"`` the reverse.
+        dropout: Probability of dropping a whole feature map of the bottleneck while training.
+
+    Raises:
+        ValueError: If an argument is outside what is described above.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int],
+        block: Callable[[int, int], nn.Module],
+        upsample: Literal["deconv", "nearest"] = "deconv",
+        gate: Literal["skip", "decoder"] = "skip",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(spatial_dims, in_channels, out_channels, channels)
+        _check_options(upsample, gate, dropout)
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.divisor = 2 ** (len(channels) - 1)  # every spatial size is halved once between two levels
+
+        self.encoders = nn.ModuleList(block(before, after) for before, after in pairwise((in_channels, *channels)))
+        self.pool = nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
+        self.dropout = nn.Dropout2d(dropout) if spatial_dims == 2 else nn.Dropout3d(dropout)
+        self.decoders = nn.ModuleList(  # deepest first: the order in which they run
+            DecoderLevel(spatial_dims, below, here, block, upsample, gate)
+            for below, here in pairwise(reversed(channels))
+        )
+        self.head = convolution(spatial_dims, channels[0], out_channels, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute logits.
+
+        Args:
+            image: ``(B, in_channels, ...)``, every spatial size divisible by ``2 ** (levels - 1)``.
+
+        Returns:
+            Logits ``(B, out_channels, ...)`` on the grid of ``image``; under autocast in its lower precision.
+
+        Raises:
+            ValueError: If ``image`` has another number of axes or channels, or a size does not divide.
+        """
+        self._check_image(image)
+        skips: list[torch.Tensor] = []
+        x = image
+        for level, encoder in enumerate(self.encoders):
+            if level > 0:
+                x = self.pool(x)  # every spatial size halved
+            x = encoder(x)  # (B, channels[level], ...)
+            skips.append(x)
+        x = self.dropout(skips.pop())
+        for decoder in self.decoders:
+            x = decoder(x, skips.pop())  # every spatial size doubled
+        logits: torch.Tensor = self.head(x)
+        return logits
+
+    def _check_image(self, image: torch.Tensor) -> None:
+        """Refuse an image that the levels below would choke on with an obscure message."""
+        if not is_scripting():  # noqa: SIM102 (TorchScript skips what it cannot compile only below this very test)
+            if is_tracing() or torch.compiler.is_exporting():
+                return  # a tracer or exporter would burn the sizes of its example into the graph
+        shape = list(image.shape)
+        if len(shape) != self.spatial_dims + 2:
+            axes = "(B, C, H, W)" if self.spatial_dims == 2 else "(B, C, I, J, K)"
+            raise ValueError(f"image must be {axes}, got shape {shape}")
+        if shape[1] != self.in_channels:
+            raise ValueError(f"image must have in_channels = {self.in_channels} channels, got shape {shape}")
+        for size in shape[2:]:
+            if size % self.divisor != 0:
+                raise ValueError(f"image must have spatial sizes divisible by {self.divisor}, got shape {shape}")
 
 
 class AR2UNet(GatedUNet):
@@ -86,77 +215,31 @@ class AR2UNet(GatedUNet):
             FileNotFoundError: If there is no such file.
             ValueError: If the file is no state dict, or weights are missing, unexpected or of another shape.
         """
-        state = _read_state_dict(path)
-        projections = [f"Encoder{number}.Conv_1x1.weight" for number in range(1, REFERENCE_LEVELS + 1)]
-        anchors = [*projections, "Conv_1x1.weight"]
-        _refuse(path, "missing", [key for key in anchors if key not in state])
-        _refuse(path, "mis-shaped", [f"{key} {list(state[key].shape)}" for key in anchors if state[key].ndim != 4])
-        network = cls(
-            spatial_dims=2,
-            in_channels=state[projections[0]].shape[1],
-            out_channels=state["Conv_1x1.weight"].shape[0],
-            channels=[state[key].shape[0] for key in projections],
-            recurrences=2,
-            upsample="nearest",
-            gate="decoder",
-        )
-        layers = _reference_layers()
-        own = network.state_dict()
-        theirs = {key: ".".join((layers[key.rpartition(".")[0]], key.rpartition(".")[2])) for key in own}
-        _refuse(path, "missing", [name for name in theirs.values() if name not in state])
-        _refuse(path, "unexpected", sorted(state.keys() - theirs.values()))
-        shapes = [
-            f"{name} {list(state[name].shape)} instead of {list(own[key].shape)}"
-            for key, name in theirs.items()
-            if state[name].shape != own[key].shape
-        ]
-        _refuse(path, "mis-shaped", shapes)
-        network.load_state_dict({key: state[name] for key, name in theirs.items()})
+        state, in_channels, out_channels, channels = read_reference_checkpoint(path)
+        network = cls(2, in_channels, out_channels, channels, recurrences=2, upsample="nearest", gate="decoder")
+        network.load_state_dict(rename_to_ours(path, state, network.state_dict()))
         return network
 
 
-REFERENCE_LEVELS = 5  # the reference spells its levels out: Encoder1 to Encoder5
+def _check_sizes(spatial_dims: int, in_channels: int, out_channels: int, channels: Sequence[int]) -> None:
+    """Refuse numbers that no network can be built from."""
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, got {in_channels!r}")
+    if out_channels < 1:
+        raise ValueError(f"out_channels must be at least 1, got {out_channels!r}")
+    if len(channels) < 2 or min(channels) < 1:
+        raise ValueError(f"channels must name at least two levels of at least 1 feature each, got {channels!r}")
 
 
-def _read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Read a reference checkpoint's weights, without wrappers and without the unused ``Decoder1``."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{os.fspath(path)} must be a state dict saved by torch.save, got: {reason}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{os.fspath(path)} must hold a state dict of tensors, got {type(content).__name__}")
-    plain = {str(key).removeprefix("module."): value for key, value in content.items()}
-    return {key: value for key, value in plain.items() if not key.startswith("Decoder1.")}
-
-
-def _reference_layers() -> dict[str, str]:
-    """Name the reference's layer for each of ours that holds weights."""
-    block = {"project": "Conv_1x1"}
-    for unit in (0, 1):
-        block |= {f"units.{unit}.step.conv": f"RCNN.{unit}.conv.0", f"units.{unit}.step.norm": f"RCNN.{unit}.conv.1"}
-    gate: dict[str, str] = {}
-    for ours, theirs in {"signal": "W_g", "features": "W_x", "score": "psi"}.items():
-        gate |= {f"gate.{ours}.conv": f"{theirs}.0", f"gate.{ours}.norm": f"{theirs}.1"}
-
-    layers = {"head": "Conv_1x1"}
-    for level in range(REFERENCE_LEVELS):
-        layers |= {f"encoders.{level}.{ours}": f"Encoder{level + 1}.{theirs}" for ours, theirs in block.items()}
-    for position, number in enumerate(range(REFERENCE_LEVELS - 1, 0, -1)):  # Attention4 belongs to Decoder5
-        decoder = f"decoders.{position}"
-        layers |= {f"{decoder}.{ours}": f"Attention{number}.{theirs}" for ours, theirs in gate.items()}
-        layers |= {f"{decoder}.block.{ours}": f"UPRecurrent{number}.{theirs}" for ours, theirs in block.items()}
-        layers[f"{decoder}.upsample.smooth.conv"] = f"Decoder{number + 1}.Deconv.1"
-        layers[f"{decoder}.upsample.smooth.norm"] = f"Decoder{number + 1}.Deconv.2"
-    return layers
-
-
-def _refuse(path: str | os.PathLike[str], fault: str, names: Sequence[str]) -> None:
-    """Raise if any weights have this fault, naming the first few."""
-    if names:
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise ValueError(f"{os.fspath(path)} must be an AttentionR2UNet state dict, got {fault} weights: {shown}")
+def _check_options(upsample: str, gate: str, dropout: float) -> None:
+    """Refuse options that do not exist or do not go together."""
+    if upsample not in ("deconv", "nearest"):
+        raise ValueError(f"upsample must be 'deconv' or 'nearest', got {upsample!r}")
+    if gate not in ("skip", "decoder"):
+        raise ValueError(f"gate must be 'skip' or 'decoder', got {gate!r}")
+    if gate == "decoder" and upsample != "nearest":
+        raise ValueError(f"upsample must be 'nearest' with gate='decoder' (the reference's wiring), got {upsample!r}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout!r}")

@@ -1,6 +1,6 @@
 """Attention residual U-Net: a U-Net of plain residual blocks with attention gates on its skips.
 
-The second segmenter, lighter than AR2-UNet: each weight is used once. ``networks/gated_unet.py`` draws and
+The second segmenter, lighter than AR2-UNet: each weight is used once. ``networks/ar2unet.py`` draws and
 computes the whole, ``networks/blocks.py`` its gates; what follows is its block.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from networks.ar2unet import GatedUNet
 from networks.blocks import BATCH_NORM, convolution
-from networks.gated_unet import GatedUNet
 
 __all__ = ["AttentionResidualUNet", "ResidualBlock", "separable_convolution"]
 

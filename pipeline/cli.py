@@ -146,8 +146,9 @@ def evaluate(
 
     with _progress_bar("scoring") as advance:
         result = evaluate_masks(prediction, truth, output, groups=groups, images=images, on_progress=advance)
-    for line in (*result.notes, *(patient.reason for patient in result.left_out)):
-        typer.echo(f"ar2unet: {line}", err=True)
+    for message in (*result.notes, *(patient.reason for patient in result.left_out)):
+        # A file's name may hold line breaks.
+        typer.echo(f"ar2unet: {' '.join(message.splitlines())}", err=True)
     summary = result.summary
     interval = summary["intervals"]["mean"]["dice"]
     between = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"

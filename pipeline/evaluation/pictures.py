@@ -53,18 +53,15 @@ def draw_case(
     frame = find_slice_frame(np.broadcast_to(np.float32(0), (1, *truth.shape)), affine, None, crop_to_head=False)
     predicted, true = _axial_view(prediction != 0, frame), _axial_view(truth != 0, frame)
     picture = None if image is None else _axial_view(image, frame)
-    most, worst = (
-        int(planes.sum(axis=(1, 2)).argmax()) for planes in (true if true.any() else predicted, predicted ^ true)
-    )
-    chosen = [most] if most == worst or not (predicted ^ true).any() else [most, worst]
+    chosen = _choose_slices(predicted, true)
     aspect = 1.0 if spacing is None else spacing[frame.order[1]] / spacing[frame.order[0]]
+    low, high = (0.0, 1.0) if picture is None else np.percentile(picture, (1, 99.7))
     figure = Figure(figsize=(len(chosen) * PANEL_SIZE, PANEL_SIZE))
     FigureCanvasAgg(figure)
     for position, index in enumerate(chosen):
         axes = figure.add_axes((position / len(chosen), 0, 1 / len(chosen), 1))
         axes.set_axis_off()
         plane = np.zeros(true.shape[1:]) if picture is None else picture[index]
-        low, high = (float(level) for level in np.percentile(plane, (1, 99.7)))
         axes.imshow(plane, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect)
         _draw_outline(axes, true[index], TRUTH_COLOR, 2.4)
         _draw_outline(axes, predicted[index], PREDICTION_COLOR, 1.2)
@@ -78,6 +75,15 @@ def _axial_view(volume: NDArray[Voxel], frame: SliceFrame) -> NDArray[Voxel]:
     """Return a view ``(slice, row, column)``: slices upwards, rows to posterior, columns to the patient's left."""
     steps = tuple(slice(None, None, -1 if flip else 1) for flip in frame.flipped)
     return volume.transpose(frame.order)[steps].transpose(2, 1, 0)
+
+
+def _choose_slices(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> list[int]:
+    """Return the slice with most lesion, of the prediction if the truth is empty, and that with most wrong voxels."""
+    wrong = predicted ^ true
+    if not (predicted | true).any():
+        return [len(true) // 2]
+    most, worst = (int(planes.sum(axis=(1, 2)).argmax()) for planes in (true if true.any() else predicted, wrong))
+    return [most] if most == worst or not wrong.any() else [most, worst]
 
 
 def _draw_outline(axes: Axes, mask: NDArray[np.bool_], color: str, width: float) -> None:

@@ -56,9 +56,7 @@ def test_the_same_anatomy_gives_the_same_mask_however_it_is_stored(
         assert stored[name].shape == scan.spatial_shape
         assert stored[name].dtype == np.uint8
     np.testing.assert_array_equal(stored[orientation], store(stored["RAS"], affine))
-    assert (
-        dice(stored[orientation] == 1, truths[orientation]) > 0.85
-    )
+    assert dice(stored[orientation] == 1, truths[orientation]) > 0.85
 
 
 def test_without_resampling_every_voxel_is_right(anatomy, make_nifti, make_predictor):

@@ -31,7 +31,9 @@ def run_evaluator(mask_of, make_affine):
             outputs = []
             for entry in batch:
                 prediction, truth = (torch.from_numpy(mask_of(*side))[None] for side in VOXELS[entry["subject"]])
-                outputs.append({"pred": prediction, "label": MetaTensor(truth, affine=affine, meta={"xyzt_units": unit})})
+                outputs.append(
+                    {"pred": prediction, "label": MetaTensor(truth, affine=affine, meta={"xyzt_units": unit})}
+                )
             return outputs
 
         engine = Engine(evaluate)

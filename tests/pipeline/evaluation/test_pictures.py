@@ -62,6 +62,12 @@ def test_a_perfect_case_is_one_slice_and_empty_masks_are_drawn_too(block):
         assert height == width
 
 
+def test_without_any_lesion_the_middle_slice_is_shown(block):
+    image = np.zeros(block.shape, dtype=np.float32)
+    image[..., 4] = 100
+    assert read_png(draw_case(block * 0, block * 0, RAS, image=image)).mean() > 100
+
+
 def test_the_scan_is_drawn_below_the_outlines(block):
     image = np.zeros(block.shape, dtype=np.float32)
     image[2:8] = 100
