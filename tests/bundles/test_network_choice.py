@@ -152,3 +152,18 @@ def test_dice_and_focal_are_both_in_their_sum(stack, logits, label):
     of_truth = torch.where(truth == 1, torch.sigmoid(logits), torch.sigmoid(-logits))
     focal = (-((1 - of_truth) ** 2) * of_truth.log()).mean()
     torch.testing.assert_close(make_loss(stack("train.yaml", "loss_dice_focal.yaml"))(logits, label), dice + focal)
+
+
+# --- the literal commands ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [(NETWORK, "loss_focal.yaml"), ("loss_dice_focal.yaml",)], ids=lambda names: names[0])
+def test_a_training_runs_with_it(names, run_command, small_training, tmp_path):
+    files = [f"configs/{name}" for name in ("train.yaml", *names)]
+    overrides = {**small_training, "output_dir": str(tmp_path), "epochs": 1, "val_interval": 1}
+    if NETWORK in names:
+        overrides["network_def#channels"] = [4, 6, 8, 8, 8]
+    run_command("-m", "monai.bundle", "run", "training", "--config_file", str(files), **overrides)
+    weights = torch.load(tmp_path / "model_final.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in weights.values())

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+
+from pipeline.predictor import SEGMENTATION_BUNDLE
+
+CLINICAL = SEGMENTATION_BUNDLE.parents[2] / "shared" / "data" / "clinical_flair"
 
 
 @pytest.fixture
@@ -191,6 +196,23 @@ def test_preparing_names_a_damaged_patient_and_does_the_others(ar2unet, tmp_path
 
 def test_preparing_a_folder_that_is_not_there_is_refused(ar2unet):
     assert_refused(ar2unet("prepare", "lgg", "nowhere", "-o", "data"), "nowhere")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLINICAL.is_dir(), reason="the clinical FLAIR scans do not lie beside the repository")
+@pytest.mark.skipif(shutil.which("nifti_tool") is None, reason="nifti_tool (Debian: nifti-bin) is not installed")
+def test_the_mask_of_a_clinical_scan_lies_on_its_grid_says_nifti_tool(ar2unet, tmp_path):
+    scan = sorted(CLINICAL.glob("*.nii.gz"))[0]
+    result = ar2unet("segment", scan, "-o", "out")
+    assert result.returncode == 0, result.stderr
+    (mask,) = (tmp_path / "out").glob("*_mask.nii.gz")
+    checked = subprocess.run(
+        ["nifti_tool", "-check_hdr", "-check_nim", "-infiles", mask], capture_output=True, text=True
+    )
+    assert "FAILURE" not in checked.stdout + checked.stderr
+    compared = subprocess.run(["nifti_tool", "-diff_hdr", "-infiles", scan, mask], capture_output=True, text=True)
+    lines = compared.stdout.strip().splitlines()[2:]
+    assert {line.split()[0] for line in lines} <= {"datatype", "bitpix", "descrip"}
 
 
 @pytest.mark.slow
