@@ -126,18 +126,9 @@ class Predictor:
         Raises:
             BundleError: If the weights cannot be read, or do not fit.
         """
-        import pickle
+        from pipeline.weights import load_weights
 
-        import torch
-
-        network: torch.nn.Module = self._parsed("network")
-        try:
-            state = torch.load(self.weights, map_location=self._network_device, weights_only=True)
-            network.load_state_dict(state)
-        except (RuntimeError, AttributeError, TypeError, pickle.UnpicklingError, EOFError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BundleError(f"{self.weights} must hold the weights of the bundle's network: {reason}") from error
-        return network.eval()
+        return load_weights(self._parsed("network"), self.weights).eval()
 
     @cached_property
     def _config(self) -> ConfigParser:

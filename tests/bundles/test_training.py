@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from PIL import Image
+
+from pipeline.errors import BundleError
 
 pytestmark = pytest.mark.filterwarnings(
     # MONAI's EarlyStopHandler names arguments as ignite did before 0.5.5.
@@ -267,3 +270,24 @@ def test_an_existing_run_is_untouched_by_its_copy(resumed_run, start_training, t
     workflow.run()  # all four epochs are done already
     assert workflow.trainer.state.iteration == 12
     assert (copy / "model_best.pt").read_bytes() == (resumed_run.folder / "model_best.pt").read_bytes()
+
+
+def test_a_training_starts_from_the_weights_it_is_given(bundle, in_bundle):
+    parser = ConfigParser()
+    parser.read_config("configs/train.yaml")
+    parser["initial_weights"] = str(bundle / "models" / "model.pt")
+    parser["device"] = "$torch.device('cpu')"
+    network = parser.get_parsed_content("network")
+    for name, value in torch.load(bundle / "models" / "model.pt", weights_only=True).items():
+        torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_weights_of_another_network_do_not_start_a_training(bundle, in_bundle):
+    parser = ConfigParser()
+    parser.read_config("configs/train.yaml")
+    parser["initial_weights"] = str(bundle / "models" / "model.pt")
+    parser["channels"] = [4, 8, 16]
+    with pytest.raises(RuntimeError) as caught:  # MONAI's parser wraps what an expression raises
+        parser.get_parsed_content("network")
+    assert isinstance(caught.value.__cause__, BundleError)
+    assert "model.pt" in str(caught.value.__cause__)

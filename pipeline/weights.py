@@ -1,0 +1,39 @@
+"""Weights files: read safely, and fit into the network they belong to."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import BundleError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load_weights"]
+
+
+def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
+    """Load a state dict into a network; nothing but tensors is read from the file.
+
+    Args:
+        network: Changed in place.
+        path: A state dict saved by ``torch.save``. An empty string leaves the network as it is.
+
+    Returns:
+        The same network.
+
+    Raises:
+        BundleError: If the file cannot be read, or does not hold this network's weights.
+    """
+    if not str(path):
+        return network
+    import torch
+
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, AttributeError, TypeError, pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BundleError(f"{path} must hold the weights of the bundle's network: {reason}") from error
+    return network
