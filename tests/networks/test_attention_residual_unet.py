@@ -21,11 +21,6 @@ SHAPES = {2: (2, 3, 16, 24), 3: (2, 3, 12, 8, 16)}
 OTHER_SHAPES = {2: (5, 3, 20, 8), 3: (1, 3, 4, 8, 20)}
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def make_network():
     """Make a small network ready for inference, every weight and running statistic drawn anew."""
@@ -269,27 +264,8 @@ def test_an_image_that_does_not_fit_is_refused_scripted_or_not(make_network, kin
 # --- the same numbers every way ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def assert_same_logits(make_network):
-    """Compare a converted network with its origin, on the sizes of the conversion and on others."""
-
-    def check(kind, convert, **changes):
-        network = make_network(kind, **changes)
-        example = torch.randn(SHAPES[network.spatial_dims])
-        converted = convert(network, example)
-        with torch.no_grad():
-            for image in (example, torch.randn(OTHER_SHAPES[network.spatial_dims])):
-                torch.testing.assert_close(converted(image), network(image), rtol=1e-4, atol=1e-4)
-
-    return check
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_scripted_network_gives_the_same_logits_after_saving(assert_same_logits, tmp_path, kind):
-    def script(network, example):
-        torch.jit.script(network).save(tmp_path / "network.ts")
-        return torch.jit.load(tmp_path / "network.ts")
-
+def test_a_scripted_network_gives_the_same_logits_after_saving(assert_same_logits, script, kind):
     assert_same_logits(kind, script)
 
 
@@ -299,28 +275,14 @@ def test_a_traced_network_gives_the_same_logits_on_other_sizes(assert_same_logit
 
 
 @pytest.mark.parametrize("kind", ["separable"])
-def test_a_compiled_network_gives_the_same_logits(assert_same_logits, kind):
-    def convert(network, example):
-        # aot_eager captures the whole graph as inductor does, without half a minute of C++ compilation.
-        return torch.compile(network, backend="aot_eager", fullgraph=True)
-
-    assert_same_logits(kind, convert, channels=(4, 8))
+def test_a_compiled_network_gives_the_same_logits(assert_same_logits, compile_whole, kind):
+    assert_same_logits(kind, compile_whole, channels=(4, 8))
 
 
 @pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.:FutureWarning")  # inside torch's exporter
 @pytest.mark.parametrize("kind", ["plain", "separable_volume"])
-def test_an_onnx_export_gives_the_same_logits_on_any_batch_and_size(assert_same_logits, tmp_path, kind):
-    runtime = pytest.importorskip("onnxruntime")
-
-    def export(network, example):
-        dynamic = {axis: torch.export.Dim.DYNAMIC for axis in range(example.ndim) if axis != 1}
-        path = tmp_path / "network.onnx"
-        torch.onnx.export(network, (example,), path, dynamo=True, dynamic_shapes=(dynamic,), verbose=False)
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda image: torch.from_numpy(session.run(None, {name: image.numpy()})[0])
-
-    assert_same_logits(kind, export, channels=(4, 8))
+def test_an_onnx_export_gives_the_same_logits_on_any_batch_and_size(assert_same_logits, export_onnx, kind):
+    assert_same_logits(kind, export_onnx, channels=(4, 8))
 
 
 # --- training ----------------------------------------------------------------------------------------
