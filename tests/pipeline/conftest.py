@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,18 @@ from pipeline.formats.scan import Scan
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
 
 BRIGHT = 2.2  # standard deviations above the head's mean: between tissue and lesion of ``anatomy``
+
+
+@pytest.fixture
+def ar2unet(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command; what it prints and its exit code come back."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+
+    return run
 
 
 @pytest.fixture

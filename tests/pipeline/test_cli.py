@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,18 +17,6 @@ from PIL import Image
 from pipeline.predictor import SEGMENTATION_BUNDLE
 
 CLINICAL = SEGMENTATION_BUNDLE.parents[2] / "shared" / "data" / "clinical_flair"
-
-
-@pytest.fixture
-def ar2unet(tmp_path):
-    """Run the command; what it prints and its exit code come back."""
-
-    def run(*arguments):
-        command = [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)]
-        environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
-
-    return run
 
 
 def assert_refused(result, *words):

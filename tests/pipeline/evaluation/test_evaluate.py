@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -31,18 +28,6 @@ def masks(save_mask, mask_of, tmp_path):
 def rows_of(folder):
     with (folder / "patients.csv").open(newline="") as file:
         return {row["subject"]: row for row in csv.DictReader(file)}
-
-
-@pytest.fixture
-def ar2unet(tmp_path):
-    """Run the command; what it prints and its exit code come back."""
-
-    def run(*arguments):
-        command = [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)]
-        environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
-
-    return run
 
 
 def test_every_pair_is_scored_and_the_three_files_are_written(masks):
