@@ -15,6 +15,7 @@ import torch
 __all__ = ["read_reference_checkpoint", "rename_to_ours"]
 
 REFERENCE_LEVELS = 5  # the reference spells its levels out: Encoder1 to Encoder5
+STEPS = 3  # of its recurrent units; it has one batch norm for all of them, we have one for each
 PROJECTIONS = [f"Encoder{number}.Conv_1x1.weight" for number in range(1, REFERENCE_LEVELS + 1)]
 
 
@@ -85,7 +86,8 @@ def _reference_layers() -> dict[str, str]:
     """Name the reference's layer for each of ours that holds weights."""
     block = {"project": "Conv_1x1"}
     for unit in (0, 1):
-        block |= {f"units.{unit}.step.conv": f"RCNN.{unit}.conv.0", f"units.{unit}.step.norm": f"RCNN.{unit}.conv.1"}
+        block[f"units.{unit}.conv"] = f"RCNN.{unit}.conv.0"
+        block |= {f"units.{unit}.norms.{step}": f"RCNN.{unit}.conv.1" for step in range(STEPS)}
     gate: dict[str, str] = {}
     for ours, theirs in {"signal": "W_g", "features": "W_x", "score": "psi"}.items():
         gate |= {f"gate.{ours}.conv": f"{theirs}.0", f"gate.{ours}.norm": f"{theirs}.1"}

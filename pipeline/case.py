@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ScanError
 from pipeline.formats.nifti import read_scan, write_mask, write_probabilities
@@ -14,6 +15,9 @@ from pipeline.measurement import Measurements, measure
 from pipeline.overlay import draw_overlay
 from pipeline.predictor import Predictor
 from pipeline.report import build_report, write_report
+
+if TYPE_CHECKING:
+    from pipeline.confidence.assessment import Assessment
 
 __all__ = ["CaseResult", "case_name", "read_case", "segment_case"]
 
@@ -30,6 +34,7 @@ class CaseResult:
         overlay: PNG montage with the mask's outline.
         probabilities: NIfTI of probabilities, where asked for.
         measurements: Of the mask.
+        assessment: How far the mask can be trusted; None where the bundle does not say.
         seconds: From the first byte read to the last written.
     """
 
@@ -38,6 +43,7 @@ class CaseResult:
     overlay: Path
     probabilities: Path | None
     measurements: Measurements
+    assessment: Assessment | None
     seconds: float
 
 
@@ -131,9 +137,10 @@ def segment_case(
             weights_sha256=predictor.weights_sha256,
             engine=predictor.engine,
             seconds=seconds,
+            assessment=prediction.assessment,
         ),
     )
-    return CaseResult(mask, report, overlay, probabilities, measurements, total)
+    return CaseResult(mask, report, overlay, probabilities, measurements, prediction.assessment, total)
 
 
 def _make_folder(folder: Path) -> None:

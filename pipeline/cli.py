@@ -15,6 +15,7 @@ from pipeline.errors import AR2UNetError, ScanError, SomeInputsFailedError
 
 if TYPE_CHECKING:
     from pipeline.case import CaseResult
+    from pipeline.measurement import Measurements
     from pipeline.predictor import Predictor
 
 __all__ = ["app", "main"]
@@ -171,16 +172,26 @@ def _segment_one(
     from pipeline.case import segment_case
 
     with _progress_bar(scan.name) as advance:
-        return segment_case(
+        result = segment_case(
             predictor, scan, folder, t1=t1, t1c=t1c, with_probabilities=with_probabilities, on_progress=advance
         )
+    for warning in () if result.assessment is None else result.assessment.warnings:
+        typer.echo(f"ar2unet: {scan.name}: {warning}", err=True)
+    return result
 
 
 def _describe(result: CaseResult) -> str:
-    found = result.measurements
-    volume = f"{found.lesion_voxels} voxels" if found.volume_ml is None else f"{found.volume_ml:.1f} ml"
+    assessment = result.assessment
+    if assessment is None:
+        return _describe_lesions(result.measurements)
+    review = ", REVIEW THIS CASE" if assessment.review else ""
+    return f"{_describe_lesions(result.measurements)}; expected Dice {assessment.predicted_dice:.2f}{review}"
+
+
+def _describe_lesions(found: Measurements) -> str:
     if found.lesion_count == 0:
         return "no lesion found"
+    volume = f"{found.lesion_voxels} voxels" if found.volume_ml is None else f"{found.volume_ml:.1f} ml"
     lesions = "1 lesion" if found.lesion_count == 1 else f"{found.lesion_count} lesions"
     unknown = " (spacing unknown, so no ml)" if found.volume_ml is None else ""
     return f"{volume}{unknown} in {lesions} on {found.slices_with_lesion} of {found.slices_total} slices"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigParser
 
+    from pipeline.confidence.assessment import Assessment, Assessor
     from pipeline.formats.scan import Scan
 
 __all__ = ["SEGMENTATION_BUNDLE", "Prediction", "Predictor"]
@@ -43,11 +44,13 @@ class Prediction:
     Attributes:
         mask: ``(I, J, K)``, uint8: 0 background, 1 FLAIR abnormality.
         probabilities: Of FLAIR abnormality, ``(I, J, K)``, float32.
+        assessment: How far the mask can be trusted; None where the bundle does not say.
         seconds: Wall-clock time of ``preprocess``, ``network`` and ``postprocess``.
     """
 
     mask: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
+    assessment: Assessment | None
     seconds: dict[str, float]
 
 
@@ -101,6 +104,8 @@ class Predictor:
         """
         import torch
 
+        from transforms.geometry import FLAIR_CHANNEL
+
         started = time.perf_counter()
         data = self._compose("volume_transforms")({"image": _volume(scan)})
         preprocessed = time.perf_counter()
@@ -112,12 +117,15 @@ class Predictor:
         data = self._compose("probability_transforms")(data)
         probabilities = data["pred"][LESION].numpy()
         mask = self._compose("mask_transforms")(data)["pred"][0].numpy()
+        assessment = None
+        if self.assessor is not None:
+            assessment = self.assessor.assess(data["image"][FLAIR_CHANNEL].numpy(), probabilities, mask)
         seconds = {
             "preprocess": preprocessed - started,
             "network": inferred - preprocessed,
             "postprocess": time.perf_counter() - inferred,
         }
-        return Prediction(mask=mask, probabilities=probabilities, seconds=seconds)
+        return Prediction(mask=mask, probabilities=probabilities, assessment=assessment, seconds=seconds)
 
     @cached_property
     def network(self) -> torch.nn.Module:
@@ -129,6 +137,17 @@ class Predictor:
         from pipeline.weights import load_weights
 
         return load_weights(self._parsed("network"), self.weights).eval()
+
+    @cached_property
+    def assessor(self) -> Assessor | None:
+        """What assesses a mask of these weights; None where the bundle has nothing of it.
+
+        Raises:
+            BundleError: If a file of it is missing or damaged.
+        """
+        from pipeline.confidence.assessment import read_assessor
+
+        return read_assessor(self.bundle)
 
     @cached_property
     def _config(self) -> ConfigParser:

@@ -7,14 +7,18 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.formats.atomic import atomic_write
 from pipeline.formats.scan import CHANNELS, Scan
 from pipeline.measurement import Measurements
 
+if TYPE_CHECKING:
+    from pipeline.confidence.assessment import Assessment
+
 __all__ = ["STAGES", "build_report", "write_report"]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 STAGES = ("read", "preprocess", "network", "postprocess", "write", "total")
 NO_SPACING_NOTE = "The scan does not state its voxel spacing, so a volume in millilitres cannot be given."
 NOTICE = "For research use only. Not a medical device; not for diagnosis or treatment."
@@ -31,6 +35,7 @@ def build_report(
     weights_sha256: str,
     engine: str,
     seconds: Mapping[str, float],
+    assessment: Assessment | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, object]:
     """Gather the report of one case, as ``schemas/report.schema.json`` describes it.
@@ -45,7 +50,8 @@ def build_report(
         weights_sha256: Of the weights file, 64 hexadecimal digits.
         engine: What multiplied, such as "torch".
         seconds: Wall-clock time of each of ``STAGES``.
-        warnings: What the reader of the result should know.
+        assessment: How far the mask can be trusted; None where nobody can say.
+        warnings: What the reader of the result should know besides the assessment's own warnings.
 
     Raises:
         ValueError: If ``inputs`` or ``seconds`` has other keys than those named.
@@ -74,12 +80,15 @@ def build_report(
         ],
         "slices_total": measurements.slices_total,
         "slices_with_lesion": measurements.slices_with_lesion,
+        "confidence": None
+        if assessment is None
+        else {"predicted_dice": round(assessment.predicted_dice, 3), "review": assessment.review},
         "bundle": {"name": bundle_name, "version": bundle_version},
         "weights_sha256": weights_sha256,
         "engine": engine,
         "seconds": {stage: round(seconds[stage], 3) for stage in STAGES},
         "software": _software_versions(),
-        "warnings": list(warnings),
+        "warnings": [*(() if assessment is None else assessment.warnings), *warnings],
         "notice": NOTICE,
     }
 

@@ -11,9 +11,12 @@ from monai.transforms import MapTransform, RandBiasField, Randomizable, Randomiz
 from monai.utils import convert_to_tensor
 from numpy.typing import NDArray
 
+from transforms.context import slices_with_context
 from transforms.geometry import FLAIR_CHANNEL
 
 __all__ = ["RandHeadBiasFieldd", "RandSequenceDropoutd", "RandSlicesd"]
+
+SEQUENCES = 3  # t1, flair, t1c
 
 
 class RandSlicesd(Randomizable, MapTransform):
@@ -27,10 +30,18 @@ class RandSlicesd(Randomizable, MapTransform):
         label_key: The label among them, above 0 in the lesion.
         num_slices: Slices drawn from each volume; without repetition while it has enough.
         lesion_share: Expected share of them that show lesion, 0 to 1.
+        context: Neighbouring slices on either side that each image brings along as further channels;
+            see ``slices_with_context``. A label comes alone.
     """
 
     def __init__(
-        self, keys: KeysCollection, *, label_key: str = "label", num_slices: int = 1, lesion_share: float = 0.6
+        self,
+        keys: KeysCollection,
+        *,
+        label_key: str = "label",
+        num_slices: int = 1,
+        lesion_share: float = 0.6,
+        context: int = 0,
     ) -> None:
         MapTransform.__init__(self, keys)
         if num_slices < 1:
@@ -40,9 +51,10 @@ class RandSlicesd(Randomizable, MapTransform):
         self.label_key = label_key
         self.num_slices = num_slices
         self.lesion_share = lesion_share
+        self.context = context
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
-        """Return one dictionary a drawn slice; its keys hold ``(C, H, W)``."""
+        """Return one dictionary a drawn slice; its keys hold ``(C, H, W)``, with C times 2 context + 1 in images."""
         slices_with_lesion = np.asarray((data[self.label_key] > 0).any(dim=0).flatten(0, 1).any(dim=0))
         with_lesion, without = np.flatnonzero(slices_with_lesion), np.flatnonzero(~slices_with_lesion)
         wanted = int(self.R.binomial(self.num_slices, self.lesion_share))
@@ -50,8 +62,13 @@ class RandSlicesd(Randomizable, MapTransform):
             wanted = self.num_slices if len(with_lesion) else 0
         drawn = [*self._draw(with_lesion, wanted), *self._draw(without, self.num_slices - wanted)]
         # A slice has no affine of its own, and plain tensors are several times faster to augment.
-        volumes = {key: convert_to_tensor(data[key], track_meta=False) for key in self.keys}
-        return [{key: volume[..., index].clone() for key, volume in volumes.items()} for index in drawn]
+        slices = {
+            key: slices_with_context(
+                convert_to_tensor(data[key], track_meta=False), drawn, 0 if key == self.label_key else self.context
+            )
+            for key in self.keys
+        }
+        return [{key: slices[key][position].clone() for key in self.keys} for position in range(len(drawn))]
 
     def _draw(self, indices: NDArray[np.integer], count: int) -> NDArray[np.integer]:
         if count == 0:
@@ -63,7 +80,7 @@ class RandSequenceDropoutd(RandomizableTransform, MapTransform):
     """Replace t1, t1c or both by FLAIR, so that the network also learns to work without them.
 
     Args:
-        keys: Images of three channels t1, flair, t1c.
+        keys: Images of three channels t1, flair, t1c, or of as many times three as slices were taken together.
         prob_both: Probability that FLAIR alone is left.
         prob_each: Probability of losing t1, and of losing t1c, where not both are lost at once.
     """
@@ -84,7 +101,8 @@ class RandSequenceDropoutd(RandomizableTransform, MapTransform):
         lost = [channel for channel in (0, 2) if self.R.random() < self.prob_each or lose_both]
         for key in self.keys:
             image = result[key].clone()
-            image[lost] = image[FLAIR_CHANNEL].clone()
+            for slice_ in image.split(SEQUENCES):  # views into the image: a slice and its neighbours lose the same
+                slice_[lost] = slice_[FLAIR_CHANNEL].clone()
             result[key] = image
         return result
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.scoring import PatientScores
     from pipeline.formats.nifti import Mask
 
-__all__ = ["Evaluation", "evaluate_masks"]
+__all__ = ["Evaluation", "choose_cases", "evaluate_masks", "write_evaluation"]
 
 PAGE_FILE = "report.html"
 CASES_SHOWN = 3  # worst and best ones each
@@ -84,11 +84,37 @@ def evaluate_masks(
     siteless = [patient.subject for patient in patients if patient.site is None]
     notes = [f"{groups}: no site for {', '.join(siteless)}"] if groups and siteless else []
 
-    from pipeline.evaluation.page import write_page
-    from pipeline.evaluation.tables import PATIENTS_FILE, SUMMARY_FILE, summarize, write_patients, write_summary
+    from pipeline.evaluation.tables import summarize
 
     summary = {**summarize(patients), "left_out": [asdict(each) for each in left_out]}
     pictures, not_drawn = _draw_cases(patients, {pair.subject: pair for pair in pairs}, scans, with_scans=bool(images))
+    page = write_evaluation(out, patients, summary, pictures=pictures, left_out=left_out)
+    return Evaluation(tuple(patients), tuple(left_out), (*notes, *not_drawn), summary, page)
+
+
+def write_evaluation(
+    out: Path,
+    patients: Sequence[PatientScores],
+    summary: Mapping[str, Any],
+    *,
+    pictures: Sequence[CasePicture] = (),
+    left_out: Sequence[LeftOut] = (),
+) -> Path:
+    """Write patients.csv, summary.json and report.html and return the path of the last.
+
+    Args:
+        out: Folder for them, made where missing.
+        patients: At least one.
+        summary: Of them, as ``summarize`` returns it, or more.
+        pictures: Of the worst and best cases.
+        left_out: Patients that could not be scored.
+
+    Raises:
+        AR2UNetError: If a file cannot be written.
+    """
+    from pipeline.evaluation.page import write_page
+    from pipeline.evaluation.tables import PATIENTS_FILE, SUMMARY_FILE, write_patients, write_summary
+
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,7 +122,15 @@ def evaluate_masks(
     write_patients(out / PATIENTS_FILE, patients)
     write_summary(out / SUMMARY_FILE, summary)
     write_page(out / PAGE_FILE, patients, summary, pictures=pictures, left_out=left_out)
-    return Evaluation(tuple(patients), tuple(left_out), (*notes, *not_drawn), summary, out / PAGE_FILE)
+    return out / PAGE_FILE
+
+
+def choose_cases(patients: Sequence[PatientScores]) -> list[tuple[PatientScores, str]]:
+    """Return the worst and the best patients by Dice, none of them twice, each with "worst" or "best"."""
+    ranked = sorted(patients, key=lambda patient: (patient.counts.dice, patient.subject))
+    worst = ranked[:CASES_SHOWN]
+    best = ranked[len(worst) :][: -CASES_SHOWN - 1 : -1]
+    return [*((each, "worst") for each in worst), *((each, "best") for each in best)]
 
 
 def _read(pair: MaskPair) -> tuple[Mask, Mask]:
@@ -130,15 +164,12 @@ def _draw_cases(
     *,
     with_scans: bool,
 ) -> tuple[list[CasePicture], list[str]]:
-    """Draw the worst and the best cases by Dice, none of them twice; also return which scans could not be drawn."""
+    """Draw the worst and the best cases; also return which scans could not be drawn."""
     from pipeline.evaluation.page import CasePicture
     from pipeline.evaluation.pictures import draw_case
 
-    ranked = sorted(patients, key=lambda patient: (patient.counts.dice, patient.subject))
-    worst = ranked[:CASES_SHOWN]
-    best = ranked[len(worst) :][: -CASES_SHOWN - 1 : -1]
     pictures, notes = [], []
-    for patient, kind in [*((each, "worst") for each in worst), *((each, "best") for each in best)]:
+    for patient, kind in choose_cases(patients):
         pair = pairs[patient.subject]
         predicted, true = _read(pair)
         image = None

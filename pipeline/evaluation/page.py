@@ -11,7 +11,13 @@ from typing import Any
 
 from pipeline.evaluation.pairing import LeftOut
 from pipeline.evaluation.pictures import PREDICTION_COLOR, TRUTH_COLOR
-from pipeline.evaluation.plots import plot_dice, plot_dice_by_site, plot_dice_by_volume, plot_volume_agreement
+from pipeline.evaluation.plots import (
+    plot_dice,
+    plot_dice_by_site,
+    plot_dice_by_volume,
+    plot_reliability,
+    plot_volume_agreement,
+)
 from pipeline.evaluation.scoring import PatientScores
 from pipeline.evaluation.tables import METRICS
 from pipeline.formats.atomic import atomic_write
@@ -90,7 +96,8 @@ def write_page(
     Args:
         path: The HTML file; its folder must exist.
         patients: At least one.
-        summary: Of them, as ``summarize`` returns it.
+        summary: Of them, as ``summarize`` returns it; under ``calibration`` what ``summarize_calibration``
+            returns, where probabilities are known.
         pictures: Of the worst and best cases.
         left_out: Patients that could not be scored.
 
@@ -103,6 +110,7 @@ def write_page(
         _overall(summary),
         "<h2>Plots</h2>",
         _plots(patients),
+        _calibration(summary),
         *(("<h2>By site</h2>", _groups(summary["by_site"])) if _sites_known(patients) else ()),
         "<h2>By lesion size</h2>",
         _groups(summary["by_lesion_size"]),
@@ -180,6 +188,20 @@ def _plots(patients: Sequence[PatientScores]) -> str:
         plots.append((plot_dice_by_site, "Dice by site; the bar is the mean."))
     figures = [_figure(plot(patients), "image/svg+xml", html.escape(caption)) for plot, caption in plots]
     return f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _calibration(summary: Mapping[str, Any]) -> str:
+    calibration = summary.get("calibration")
+    if calibration is None:
+        return ""
+    caption = "Reliability: below the dashed line it is too sure of lesion, above it of background."
+    figure = _figure(plot_reliability(calibration), "image/svg+xml", caption)
+    return (
+        f"<h2>Calibration</h2><p>Expected calibration error in the {calibration['region']}: "
+        f"{calibration['expected_calibration_error']:.4f}. Pooled over {calibration['voxels']:,} voxels, of which most "
+        f"are surely background and hold it down, so look at the whole curve.</p>"
+        f'<div class="pictures">{figure}</div>'
+    )
 
 
 def _sites_known(patients: Sequence[PatientScores]) -> bool:

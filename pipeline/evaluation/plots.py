@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ __all__ = [
     "plot_dice",
     "plot_dice_by_site",
     "plot_dice_by_volume",
+    "plot_reliability",
     "plot_volume_agreement",
 ]
 
@@ -91,6 +92,24 @@ def plot_volume_agreement(patients: Sequence[PatientScores]) -> bytes:
         axes.axhline(limit, color="black", linewidth=1, linestyle="--")
     axes.plot([], [], color="black", linewidth=1, linestyle="--", label=f"95 % limits {low:,.4g} to {high:,.4g}")
     axes.legend(loc="best", frameon=False, fontsize=8)
+    return _as_svg(figure)
+
+
+def plot_reliability(calibration: Mapping[str, Any]) -> bytes:
+    """Plot each bin's share of lesion over its mean probability, with the line where both are equal, as SVG.
+
+    Args:
+        calibration: As ``summarize_calibration`` returns it.
+    """
+    filled = [each for each in calibration["bins"] if each["voxels"]]
+    figure, axes = _new_plot("mean probability of lesion", "share of lesion")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="--", label="perfectly calibrated")
+    probabilities, shares = ([each[name] for each in filled] for name in ("mean_probability", "lesion_share"))
+    error = calibration["expected_calibration_error"]
+    axes.plot(probabilities, shares, "o-", color=DOT_COLOR, alpha=0.8, label=f"calibration error {error:.4f}")
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
     return _as_svg(figure)
 
 

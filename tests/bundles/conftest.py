@@ -145,7 +145,17 @@ def metadata() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory, configs: dict[str, dict[str, Any]]) -> Path:
+def network_arguments(configs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What ``inference.yaml`` makes its network with, by argument, computed where the config computes it."""
+    from monai.bundle import ConfigParser
+
+    config = ConfigParser(configs["inference.yaml"])
+    names = [name for name in configs["inference.yaml"]["network_def"] if name != "_target_"]
+    return {name: config.get_parsed_content(f"network_def#{name}") for name in names}
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, network_arguments: dict[str, Any]) -> Path:
     """A copy of the bundle whose weights are random, but mark a part of every image."""
     import torch
 
@@ -153,12 +163,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, configs: dict[str, dict[str
 
     folder = tmp_path_factory.mktemp("bundle") / SEGMENTATION_BUNDLE.name
     shutil.copytree(SEGMENTATION_BUNDLE, folder, ignore=shutil.ignore_patterns("models"))
-    arguments = {name: value for name, value in configs["inference.yaml"]["network_def"].items() if name != "_target_"}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = AR2UNet(**arguments).eval()
+        network = AR2UNet(**network_arguments).eval()
         with torch.no_grad():
-            logits = network(torch.randn(1, 3, 48, 32))
+            logits = network(torch.randn(1, network_arguments["in_channels"], 48, 32))
             # Balance the two channels, or one of them might win everywhere.
             network.head.bias[1] += (logits[:, 0] - logits[:, 1]).quantile(0.7)
     (folder / "models").mkdir()

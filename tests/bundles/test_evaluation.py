@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import statistics
 
 import nibabel as nib
@@ -12,13 +13,14 @@ import pytest
 
 from pipeline.formats.nifti import read_scan
 from pipeline.predictor import Predictor
+from transforms.intensity import find_head
 
 FOLD = 1
 
 
 @pytest.fixture(scope="module")
 def written(run_command, tiny_dataset, tmp_path_factory):
-    """The table's rows by subject, and the summary."""
+    """The table's rows by subject, the summary, and the page."""
     folder = tmp_path_factory.mktemp("evaluation")
     run_command(
         *("-m", "monai.bundle", "run", "evaluating"),
@@ -28,22 +30,29 @@ def written(run_command, tiny_dataset, tmp_path_factory):
         fold=FOLD,
         amp="false",  # float32, as the predictor computes
     )
-    assert sorted(path.name for path in folder.iterdir()) == ["patients.csv", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["patients.csv", "report.html", "summary.json"]
     with (folder / "patients.csv").open(newline="") as file:
         rows = {row.pop("subject"): row for row in csv.DictReader(file)}
-    return rows, json.loads((folder / "summary.json").read_text())
+    return rows, json.loads((folder / "summary.json").read_text()), (folder / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")
-def masks(bundle, tiny_dataset):
-    """Of each held-out patient the predictor's mask and the truth, on the scan's own voxels."""
+def predicted(bundle, tiny_dataset):
+    """Of each held-out patient scan, prediction and truth, on the scan's own voxels."""
     predictor = Predictor(bundle, device="cpu")
     found = {}
     for entry in tiny_dataset.held_out(FOLD):
         t1, flair, t1c = (tiny_dataset.folder / image for image in entry["image"])
         truth = np.asarray(nib.load(tiny_dataset.folder / entry["label"]).dataobj) > 0
-        found[entry["subject"]] = predictor.predict(read_scan(flair, t1, t1c)).mask > 0, truth
+        scan = read_scan(flair, t1, t1c)
+        found[entry["subject"]] = scan, predictor.predict(scan), truth
     return found
+
+
+@pytest.fixture(scope="module")
+def masks(predicted):
+    """Of each held-out patient the predictor's mask and the truth."""
+    return {subject: (prediction.mask > 0, truth) for subject, (_, prediction, truth) in predicted.items()}
 
 
 def scores_of(prediction, truth):
@@ -61,7 +70,7 @@ def scores_of(prediction, truth):
 
 
 def test_every_held_out_patient_has_a_row_with_its_own_scores(written, masks):
-    rows, _ = written
+    rows, _, _ = written
     assert list(rows) == ["sub-1", "sub-2", "sub-4"]
     for subject, (prediction, truth) in masks.items():
         row = rows[subject]
@@ -73,7 +82,7 @@ def test_every_held_out_patient_has_a_row_with_its_own_scores(written, masks):
 
 
 def test_the_summary_averages_over_patients_and_pools_over_voxels(written, masks):
-    _, summary = written
+    _, summary, _ = written
     scores = [scores_of(*pair) for pair in masks.values()]
     pooled = scores_of(
         *(np.concatenate([volume.ravel() for volume in side]) for side in zip(*masks.values(), strict=True))
@@ -85,3 +94,38 @@ def test_the_summary_averages_over_patients_and_pools_over_voxels(written, masks
         assert summary["median"][name] == pytest.approx(statistics.median(values))
         assert summary["minimum"][name] == pytest.approx(min(values))
         assert summary["pooled_over_voxels"][name] == pytest.approx(pooled[name])
+
+
+def test_the_calibration_is_that_of_the_probabilities_inside_of_the_heads(written, predicted):
+    _, summary, page = written
+    probabilities, truth = [], []
+    for scan, prediction, true in predicted.values():
+        head = find_head(scan.flair)
+        assert 0 < head.sum() < head.size
+        probabilities += prediction.probabilities[head].tolist()
+        truth += true[head].tolist()
+    calibration, error = summary["calibration"], 0.0
+    assert calibration["voxels"] == len(truth)
+    for place, found in enumerate(calibration["bins"]):
+        lower = place / 15 if place else -1  # the first bin holds 0, too
+        inside = [n for n, value in enumerate(probabilities) if lower < value <= (place + 1) / 15]
+        assert found["voxels"] == len(inside)
+        if inside:
+            mean, share = (statistics.fmean(values[n] for n in inside) for values in (probabilities, truth))
+            assert found["mean_probability"] == pytest.approx(mean, abs=1e-6)
+            assert found["lesion_share"] == pytest.approx(share)
+            error += len(inside) / len(truth) * abs(mean - share)
+    assert len(calibration["bins"]) == 15
+    assert calibration["expected_calibration_error"] == pytest.approx(error, abs=1e-6)
+    assert f"Expected calibration error in the head: {error:.4f}" in page
+
+
+def test_the_page_needs_nothing_else_and_shows_the_worst_patient(written):
+    rows, _, page = written
+    worst = min(rows, key=lambda subject: float(rows[subject]["dice"]))
+    captions = re.findall(r"<figcaption>(worst|best): (sub-\d), Dice", page)
+    assert captions[0] == ("worst", worst)
+    assert sorted(subject for _, subject in captions) == sorted(rows)
+    references = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(references) >= 6
+    assert all(reference.startswith("data:image/") for reference in references)

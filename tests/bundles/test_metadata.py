@@ -68,10 +68,10 @@ def test_the_versions_are_those_the_bundle_is_tested_with(metadata):
     assert stated == {name: version(name).partition("+")[0] for name in stated}
 
 
-def test_the_data_format_is_that_of_the_network(metadata, configs):
+def test_the_data_format_is_that_of_the_network(metadata, network_arguments):
     from transforms.dictionary import ToSliceFramed
 
-    network = configs["inference.yaml"]["network_def"]
+    network = network_arguments
     image = metadata["network_data_format"]["inputs"]["image"]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     assert image["num_channels"] == network["in_channels"]

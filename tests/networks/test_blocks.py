@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +8,7 @@ from networks.blocks import AttentionGate, ConvNormReLU, RecurrentResidualBlock,
 
 
 class Affine(nn.Module):
-    """Stands in for convolution, norm and ReLU: 2x + 1, and counts its calls."""
+    """Stands in for a convolution: 2x + 1, and counts its calls."""
 
     calls = 0
 
@@ -24,7 +26,8 @@ def seed():
 def unit_with_affine_step():
     def make(recurrences):
         unit = RecurrentUnit(2, 3, recurrences)
-        unit.step = Affine()
+        unit.conv = Affine()
+        unit.norms = nn.ModuleList(nn.Identity() for _ in unit.norms)
         return unit
 
     return make
@@ -35,12 +38,29 @@ def unit_with_affine_step():
 def test_each_recurrence_applies_the_step_to_input_plus_state(unit_with_affine_step, recurrences, state):
     unit = unit_with_affine_step(recurrences)
     assert unit(torch.tensor(10.0)).item() == state
-    assert unit.step.calls == recurrences + 1
+    assert unit.conv.calls == recurrences + 1
 
 
 def test_recurrences_share_their_weights():
     counts = {sum(p.numel() for p in RecurrentUnit(2, 5, recurrences).parameters()) for recurrences in range(4)}
     assert counts == {5 * 5 * 9 + 5 + 2 * 5}
+    unit = RecurrentUnit(2, 5, 2)
+    assert all(norm.weight is unit.norms[0].weight and norm.bias is unit.norms[0].bias for norm in unit.norms)
+
+
+def test_in_use_every_step_is_normalised_as_it_was_in_training():
+    unit = RecurrentUnit(2, 4, recurrences=2)
+    image = torch.randn(8, 4, 16, 16)
+    for norm in unit.norms:
+        norm.momentum = 1.0  # the running statistics are then those of the last batch
+    trained = unit(image)
+    # With one running average for all steps these differ by as much as the states themselves.
+    torch.testing.assert_close(unit.eval()(image), trained, rtol=0.02, atol=0.02)
+
+
+def test_copies_and_moves_keep_scale_and_shift_shared():
+    unit = copy.deepcopy(RecurrentUnit(2, 4, recurrences=2)).to(torch.float64, memory_format=torch.channels_last)
+    assert unit.norms[0].weight is unit.norms[2].weight
 
 
 @pytest.mark.parametrize("rectify", [False, True])
@@ -50,7 +70,8 @@ def test_the_residual_goes_around_both_units_after_the_projection(unit_with_affi
     image = torch.randn(2, 3, 5, 6)
     projected = torch.einsum("oi,bihw->bohw", block.project.weight[:, :, 0, 0], image)
     projected = projected.clamp(min=0) if rectify else projected
-    torch.testing.assert_close(block(image), projected + (2 * (2 * projected + 1) + 1))
+    first = (2 * projected + 1).clamp(min=0)
+    torch.testing.assert_close(block(image), projected + (2 * first + 1))
 
 
 def test_a_gate_scales_each_voxel_of_the_features_alike_in_all_channels():

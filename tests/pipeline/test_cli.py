@@ -69,6 +69,19 @@ def test_a_scan_becomes_a_mask_a_report_and_a_picture(ar2unet, bundle, anatomy, 
         assert picture.size[0] > 400
 
 
+def test_the_line_of_a_scan_says_how_far_to_trust_its_mask(ar2unet, bundle, anatomy, make_nifti, tmp_path):
+    for name in ("predicted_dice.json", "plausibility.json"):
+        shutil.copy(SEGMENTATION_BUNDLE / "models" / name, bundle / "models")
+    result = ar2unet("segment", make_nifti("patient.nii.gz", volume=anatomy[0]), "-o", "out", "--bundle", bundle)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    # Random weights and an ellipsoid of noise: nothing to trust.
+    assert report["confidence"]["review"]
+    assert f"expected Dice {report['confidence']['predicted_dice']:.2f}, REVIEW THIS CASE" in result.stdout
+    (warning,) = report["warnings"]
+    assert result.stderr.strip() == f"ar2unet: patient.nii.gz: {warning}"
+
+
 def test_of_several_scans_a_bad_one_is_named_and_the_others_are_done(ar2unet, bundle, anatomy, make_nifti, tmp_path):
     good = [make_nifti(f"{name}.nii.gz", volume=anatomy[0]) for name in ("first", "third")]
     bad = tmp_path / "second.nii.gz"

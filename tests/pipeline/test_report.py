@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pipeline
+from pipeline.confidence.assessment import Assessment
 from pipeline.measurement import measure
 from pipeline.report import STAGES, build_report, write_report
 
@@ -27,6 +28,23 @@ def some_report(scan, mask, **changes):
         "warnings": ["something to know"],
     }
     return build_report(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize("review", [True, False])
+def test_an_assessment_goes_into_the_report_and_its_warnings_come_first(make_head_scan, two_lesions, review):
+    scan, _ = make_head_scan()
+    assessment = Assessment(predicted_dice=0.87654, review=review, warnings=("it looks odd",) * review)
+    report = some_report(scan, two_lesions(scan.spatial_shape), assessment=assessment)
+    validate(report)
+    assert report["confidence"] == {"predicted_dice": 0.877, "review": review}
+    assert report["warnings"] == ["it looks odd"] * review + ["something to know"]
+
+
+def test_without_an_assessment_the_report_says_nothing_of_confidence(make_head_scan, two_lesions):
+    scan, _ = make_head_scan()
+    report = some_report(scan, two_lesions(scan.spatial_shape))
+    validate(report)
+    assert report["confidence"] is None
 
 
 def validate(report):

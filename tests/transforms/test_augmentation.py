@@ -112,6 +112,16 @@ def test_the_label_may_have_another_key(patient):
     assert sorted(drawn_indices(draw(data))) == list(LESION_SLICES)
 
 
+def test_an_image_brings_its_neighbours_along_and_a_label_comes_alone(patient):
+    draw = RandSlicesd(["image", "label"], num_slices=K, context=1).set_random_state(8)
+    for item in draw(patient()):
+        below, index, above = (int(value) for value in item["image"][::3, 0, 0])
+        assert item["image"].shape == (9, H, W)
+        assert (below, above) == (max(index - 1, 0), min(index + 1, K - 1))
+        assert item["label"].shape == (1, H, W)
+        assert item["label"].max() == (1 + index if index in LESION_SLICES else 0)
+
+
 @pytest.mark.parametrize("num_slices", [0, -2])
 def test_drawing_fewer_than_one_slice_is_refused(num_slices):
     with pytest.raises(ValueError, match=f"num_slices must be at least 1, got {num_slices}"):
@@ -164,6 +174,14 @@ def test_all_keys_lose_the_same_sequences(sequences):
 def test_a_volume_loses_whole_sequences_too(patient):
     image = RandSequenceDropoutd("image", prob_both=1)(patient())["image"]
     assert (image == image[FLAIR]).all()
+
+
+def test_a_slice_and_its_neighbours_lose_the_same_sequences(sequences):
+    lose = RandSequenceDropoutd("image", prob_both=0, prob_each=0.5).set_random_state(3)
+    for _ in range(20):
+        image = lose({"image": torch.cat([sequences, sequences + 1000, sequences + 2000])})["image"]
+        assert (image[3:6] == image[:3] + 1000).all()
+        assert (image[6:] == image[:3] + 2000).all()
 
 
 @pytest.mark.parametrize("name", ["prob_both", "prob_each"])

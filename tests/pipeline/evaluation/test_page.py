@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pipeline.evaluation.calibration import reliability, summarize_calibration
 from pipeline.evaluation.page import CasePicture, write_page
 from pipeline.evaluation.pairing import LeftOut
 from pipeline.evaluation.tables import summarize
@@ -86,3 +87,20 @@ def test_a_specificity_below_1_is_never_rounded_to_it(make_scores, tmp_path):
     patients = [make_scores("a", 5, 3, 0, 99_997)]
     write_page(tmp_path / "report.html", patients, summarize(patients))
     assert "0.99997" in (tmp_path / "report.html").read_text()
+
+
+def test_calibration_is_shown_where_it_is_known_and_nothing_else_changes(make_scores, tmp_path):
+    patients = [make_scores("a", 5)]
+    summary = summarize(patients)
+    write_page(tmp_path / "without.html", patients, summary)
+    # 0.25 promised of 1,200 voxels and nothing there.
+    calibration = summarize_calibration(reliability([0.25] * 1200, [0] * 1200))
+    write_page(tmp_path / "with.html", patients, {**summary, "calibration": calibration})
+    without, page = ((tmp_path / f"{name}.html").read_text() for name in ("without", "with"))
+    assert "alibration" not in without
+    before, _, rest = page.partition("<h2>Calibration</h2>")
+    section, next_heading, after = rest.partition("<h2>")
+    assert "error in the head: 0.2500" in section
+    assert "1,200 voxels" in section
+    assert section.count("data:image/svg+xml") == 1
+    assert before + next_heading + after == without

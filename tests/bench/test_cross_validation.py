@@ -1,0 +1,83 @@
+"""Cross-validation: what is said of a patient rests on other patients only."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.metrics import count_confusion
+
+SHAPE = (24, 26, 8)
+
+
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script("cross_validation")
+
+
+@pytest.fixture(scope="module")
+def cases(script):
+    """Patients whose logits are three times too large; the network is surer of each than of the one before."""
+    rng = np.random.default_rng(0)
+
+    def make(number):
+        head = np.zeros(SHAPE, dtype=bool)
+        head[3:-3, 3:-3] = True
+        logits = rng.normal(-6, 0.5, SHAPE)
+        logits[8:16, 8:16, 2:6] += 6.2 + 0.3 * number
+        truth = (rng.random(SHAPE) < 1 / (1 + np.exp(-logits))) & head
+        return script.HeldOut(
+            f"sub-{number}", "AB"[number % 2], number % 2, (3 * logits).astype(np.float32), truth, head
+        )
+
+    return [make(number) for number in range(10)]
+
+
+def test_the_temperature_undoes_what_was_too_sure(script, cases):
+    temperature, line = script.fit(cases)
+    assert temperature == pytest.approx(3, rel=0.1)
+    assert line.patients == 10
+    assert line.review_below == 0.7
+
+
+def test_every_patient_is_scored_once_and_the_mask_is_the_larger_probability(script, cases):
+    result = script.cross_validate(cases)
+    assert sorted(row["subject"] for row in result["patients"]) == sorted(case.subject for case in cases)
+    by_subject = {row["subject"]: row for row in result["patients"]}
+    for case in cases:
+        assert by_subject[case.subject]["dice"] == count_confusion(case.logits > 0, case.truth).dice
+        assert by_subject[case.subject]["fold"] == case.fold
+    assert result["calibration_error"] < 0.7 * result["calibration_error_before"]
+    assert result["predicted_dice"]["spearman"] > 0.5
+
+
+def test_a_patients_own_truth_has_no_say_in_what_is_predicted_of_it(script, cases):
+    before = {row["subject"]: row["predicted_dice"] for row in script.cross_validate(cases)["patients"]}
+    changed = [cases[0]._replace(truth=~cases[0].truth & cases[0].head), *cases[1:]]
+    after = {row["subject"]: row["predicted_dice"] for row in script.cross_validate(changed)["patients"]}
+    assert after["sub-0"] == before["sub-0"]
+    assert after["sub-1"] != before["sub-1"]
+
+
+def test_the_table_names_every_input_and_the_json_is_plain(script, cases):
+    result = script.cross_validate(cases)
+    table = script.markdown_table({"three": result, "one": result})
+    assert table.splitlines()[0] == "| figure | three | one |"
+    assert f"| {result['summary']['pooled_over_voxels']['dice']:.4f} | " in table
+    json.dumps(result, allow_nan=False)
+
+
+def test_shipped_weights_carry_the_temperature(script, tmp_path):
+    import torch
+
+    from networks.ar2unet import AR2UNet
+
+    network = AR2UNet(2, 3, 2, (4, 8)).eval()
+    torch.save(network.state_dict(), tmp_path / "trained.pt")
+    script.ship(tmp_path / "trained.pt", 1.6, tmp_path / "model.pt")
+    image = torch.randn(1, 3, 16, 16)
+    expected = network(image) / 1.6
+    network.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    torch.testing.assert_close(network(image), expected)
