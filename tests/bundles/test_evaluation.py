@@ -10,6 +10,7 @@ import statistics
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from pipeline.formats.nifti import read_scan
 from pipeline.predictor import Predictor
@@ -41,11 +42,14 @@ def predicted(bundle, tiny_dataset):
     """Of each held-out patient scan, prediction and truth, on the scan's own voxels."""
     predictor = Predictor(bundle, device="cpu")
     found = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the command above: other sums would put a voxel into another bin
     for entry in tiny_dataset.held_out(FOLD):
         t1, flair, t1c = (tiny_dataset.folder / image for image in entry["image"])
         truth = np.asarray(nib.load(tiny_dataset.folder / entry["label"]).dataobj) > 0
         scan = read_scan(flair, t1, t1c)
         found[entry["subject"]] = scan, predictor.predict(scan), truth
+    torch.set_num_threads(threads)
     return found
 
 
