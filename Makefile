@@ -17,15 +17,19 @@ STAMP := .venv/.installed-$(shell cat requirements.lock pyproject.toml | cksum |
 unexport PYTHONPATH PYTHONHOME
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# The shipped network as the fast engines take it: made on each machine from the weights, never kept in git.
+BUNDLE := bundles/flair_abnormality_segmentation
+EXPORTED := $(BUNDLE)/models/exported/manifest.json
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types check format environment.yml clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
-install: $(STAMP) ## Create .venv from the lock file (the others do this by themselves)
+install: $(STAMP) $(EXPORTED) ## Create .venv from the lock file (the others do this by themselves)
 
-demo: $(STAMP) ## Segment the embedded sample with the shipped weights: OUT=demo_out
+demo: $(STAMP) $(EXPORTED) ## Segment the embedded sample with the shipped weights: OUT=demo_out
 	$(BIN)/ar2unet demo -o $(OUT)
 
 # A key that stands twice in a bundle's config is a mistake; MONAI would silently take one of the two.
@@ -55,8 +59,8 @@ clean: ## Remove caches and the demo's output
 	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-distclean: clean ## Remove .venv as well
-	rm -rf .venv
+distclean: clean ## Remove .venv and the exported network as well
+	rm -rf .venv $(dir $(EXPORTED))
 
 # torch goes first and alone; see docs/adr/0005. The import at the end loads the heavy packages once, so that a
 # package that an interrupted install left half-written is found before the stamp is set, which comes last.
@@ -81,3 +85,6 @@ $(STAMP):
 	@$(BIN)/python -c 'import matplotlib.pyplot, monai.bundle, nibabel, numpy, scipy.ndimage, SimpleITK, torch, typer' \
 	    || { echo "The packages do not load; an interrupted install can do that: make distclean, then again." >&2; exit 1; }
 	@touch $@
+
+$(EXPORTED): $(BUNDLE)/models/model.pt $(BUNDLE)/configs/inference.yaml pipeline/exporting.py | $(STAMP)
+	$(BIN)/ar2unet export

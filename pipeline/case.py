@@ -1,4 +1,7 @@
-"""One case: a scan goes in, a folder with its mask, report and picture comes out."""
+"""One case: a scan goes in, a folder with its mask, report and picture comes out.
+
+``segment_case`` takes one case through the steps, ``pipeline.stream`` many at once.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,68 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ScanError
-from pipeline.formats.nifti import read_scan, write_mask, write_probabilities
-from pipeline.formats.scan import Scan
+from pipeline.formats.nifti import write_mask, write_probabilities
 from pipeline.measurement import Measurements, measure
 from pipeline.overlay import draw_overlay
 from pipeline.predictor import Predictor
+from pipeline.reading import ReadScan, case_name, read_case
 from pipeline.report import build_report, write_report
 
 if TYPE_CHECKING:
     from pipeline.confidence.assessment import Assessment
+    from pipeline.predictor import Inferred, Prediction, Prepared
 
-__all__ = ["CaseResult", "case_name", "read_case", "segment_case"]
+__all__ = [
+    "Case",
+    "CaseResult",
+    "PreparedCase",
+    "finish_case",
+    "prepare_case",
+    "segment_case",
+]
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be segmented, and where the results go.
+
+    Attributes:
+        flair: What ``pipeline.reading.read_case`` takes: NIfTI, DICOM, or a folder of LGG slices.
+        out: Folder for the results, made where missing.
+        t1: Pre-contrast T1 beside a NIfTI FLAIR; None where missing.
+        t1c: Post-contrast T1 beside a NIfTI FLAIR; None where missing.
+        series: SeriesInstanceUID to read as FLAIR from a DICOM study; None to find it.
+        with_probabilities: Whether to write the probabilities, too.
+    """
+
+    flair: Path
+    out: Path
+    t1: Path | None = None
+    t1c: Path | None = None
+    series: str | None = None
+    with_probabilities: bool = False
+
+    @property
+    def name(self) -> str:
+        """What its results are named after."""
+        return case_name(self.flair)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """A case that is read and ready for the network.
+
+    Attributes:
+        case: What was read.
+        read: What was read from it.
+        prepared: The scan as the network takes it.
+        read_seconds: Wall-clock time of reading.
+    """
+
+    case: Case
+    read: ReadScan
+    prepared: Prepared
+    read_seconds: float
 
 
 @dataclass(frozen=True)
@@ -33,53 +85,22 @@ class CaseResult:
         report: JSON, as ``schemas/report.schema.json`` describes it.
         overlay: PNG montage with the mask's outline.
         probabilities: NIfTI of probabilities, where asked for.
+        segmentation: The mask as DICOM SEG, where the scan was DICOM.
         measurements: Of the mask.
         assessment: How far the mask can be trusted; None where the bundle does not say.
-        seconds: From the first byte read to the last written.
+        warnings: What the reader of the result should know, one sentence each.
+        seconds: What all steps took together; waiting for other cases' steps does not count.
     """
 
     mask: Path
     report: Path
     overlay: Path
     probabilities: Path | None
+    segmentation: Path | None
     measurements: Measurements
     assessment: Assessment | None
+    warnings: tuple[str, ...]
     seconds: float
-
-
-def case_name(path: Path) -> str:
-    """Return a scan's name for its results: the file's without its ending, or the folder's."""
-    for ending in NIFTI_ENDINGS:
-        if path.name.lower().endswith(ending) and path.name.lower() != ending:
-            return path.name[: -len(ending)]
-    return path.resolve().name if path.is_dir() else path.name
-
-
-def read_case(path: Path, t1: Path | None = None, t1c: Path | None = None) -> Scan:
-    """Read a FLAIR NIfTI file with its other sequences, or one patient's folder of the LGG slices.
-
-    Args:
-        path: NIfTI file, or a folder of ``<patient>_<k>.tif`` slices, which hold all three sequences.
-        t1: Pre-contrast T1 on the FLAIR's grid; None where missing.
-        t1c: Post-contrast T1 on the FLAIR's grid; None where missing.
-
-    Raises:
-        ScanError: If a file is not a scan that can be segmented.
-        DatasetError: If a folder of slices is incomplete or damaged.
-    """
-    if not path.is_dir():
-        return read_scan(path, t1, t1c)
-    if t1 is not None or t1c is not None:
-        raise ScanError(f"{path.name}: a folder of slices holds its own t1 and t1c; leave out --t1 and --t1c")
-    if not any(path.glob("*.tif")):
-        raise ScanError(f"{path.name}: a folder must hold the slices <patient>_<k>.tif of one patient, found none")
-    from pipeline.datasets.lgg_slices import read_lgg_patient
-
-    patient = read_lgg_patient(path, with_mask=False)
-    image = patient.volume.astype("float32")
-    if image[1].min() == image[1].max():
-        raise ScanError(f"{path.name}: all FLAIR voxels are {image[1].min():g}; an image must vary")
-    return Scan(image=image, affine=patient.affine, spacing=None, source=str(path))
 
 
 def segment_case(
@@ -106,26 +127,52 @@ def segment_case(
     Raises:
         AR2UNetError: If the scan cannot be read, or a result cannot be written.
     """
-    started = time.perf_counter()
-    scan = read_case(path, t1, t1c)
-    read = time.perf_counter()
-    prediction = predictor.predict(scan, on_progress=on_progress)
-    predicted = time.perf_counter()
-    measurements = measure(prediction.mask, scan.spacing, scan.affine)
+    ready = prepare_case(predictor, Case(path, out, t1, t1c, with_probabilities=with_probabilities))
+    return finish_case(predictor, ready, predictor.infer(ready.prepared, on_progress=on_progress))
 
-    name = case_name(path)
-    _make_folder(out)
-    mask = out / f"{name}_mask.nii.gz"
+
+def prepare_case(predictor: Predictor, case: Case) -> PreparedCase:
+    """Read a case and make it ready for the network; many threads may do so at once.
+
+    Raises:
+        AR2UNetError: If the scan cannot be read.
+    """
+    started = time.perf_counter()
+    read = read_case(case.flair, case.t1, case.t1c, case.series)
+    seconds = time.perf_counter() - started
+    return PreparedCase(case, read, predictor.prepare(read.scan), seconds)
+
+
+def finish_case(predictor: Predictor, ready: PreparedCase, inferred: Inferred) -> CaseResult:
+    """Make the mask of a case from the network's output, and write it with its report and picture.
+
+    Args:
+        predictor: What prepared the case and ran the network.
+        ready: The case.
+        inferred: What the network made of it.
+
+    Raises:
+        AR2UNetError: If a result cannot be written.
+    """
+    case, read, scan = ready.case, ready.read, ready.read.scan
+    prediction = predictor.finish(ready.prepared, inferred)
+    started = time.perf_counter()
+    measurements = measure(prediction.mask, scan.spacing, scan.affine)
+    _make_folder(case.out)
+    mask = case.out / f"{case.name}_mask.nii.gz"
     write_mask(prediction.mask, scan, mask)
-    probabilities = out / f"{name}_probabilities.nii.gz" if with_probabilities else None
+    probabilities = case.out / f"{case.name}_probabilities.nii.gz" if case.with_probabilities else None
     if probabilities is not None:
         write_probabilities(prediction.probabilities, scan, probabilities)
-    overlay = out / "overlay.png"
+    segmentation = case.out / f"{case.name}_seg.dcm" if read.source is not None else None
+    if segmentation is not None:
+        _write_dicom(predictor, prediction, ready, segmentation)
+    overlay = case.out / "overlay.png"
     draw_overlay(scan, prediction.mask, overlay, measurements)
-    total = time.perf_counter() - started
-    seconds = {"read": read - started, **prediction.seconds, "write": time.perf_counter() - predicted, "total": total}
-    inputs = {"t1": t1, "flair": path, "t1c": t1c}
-    report = out / "report.json"
+    stages = {"read": ready.read_seconds, **prediction.seconds, "write": time.perf_counter() - started}
+    total = sum(stages.values())
+    inputs = {"t1": case.t1, "flair": case.flair, "t1c": case.t1c}
+    report = case.out / "report.json"
     write_report(
         report,
         build_report(
@@ -136,11 +183,34 @@ def segment_case(
             bundle_version=predictor.version,
             weights_sha256=predictor.weights_sha256,
             engine=predictor.engine,
-            seconds=seconds,
+            seconds={**stages, "total": total},
             assessment=prediction.assessment,
+            warnings=read.warnings,
+            notes=read.notes,
         ),
     )
-    return CaseResult(mask, report, overlay, probabilities, measurements, prediction.assessment, total)
+    assessment = prediction.assessment
+    warnings = (*(() if assessment is None else assessment.warnings), *read.warnings)
+    return CaseResult(mask, report, overlay, probabilities, segmentation, measurements, assessment, warnings, total)
+
+
+def _write_dicom(predictor: Predictor, prediction: Prediction, ready: PreparedCase, path: Path) -> None:
+    """Write the mask, and the probabilities where asked for, as DICOM SEG beside the NIfTI files."""
+    from pipeline.formats.dicom.segmentation import write_fractional_segmentation, write_segmentation
+
+    scan, source = ready.read.scan, ready.read.source
+    if source is None:
+        return
+    name, version, weights = predictor.bundle.name, predictor.version, predictor.weights_sha256
+    write_segmentation(
+        prediction.mask, scan, source, path, model_name=name, model_version=version, weights_sha256=weights
+    )
+    if ready.case.with_probabilities:
+        path = path.with_name(f"{ready.case.name}_probabilities_seg.dcm")
+        values = prediction.probabilities
+        write_fractional_segmentation(
+            values, scan, source, path, model_name=name, model_version=version, weights_sha256=weights
+        )
 
 
 def _make_folder(folder: Path) -> None:

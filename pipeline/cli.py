@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 from pipeline.errors import AR2UNetError, ScanError, SomeInputsFailedError
 
 if TYPE_CHECKING:
-    from pipeline.case import CaseResult
+    from pipeline.case import Case, CaseResult
     from pipeline.measurement import Measurements
     from pipeline.predictor import Predictor
 
@@ -34,6 +35,17 @@ BundleOption = Annotated[Path | None, typer.Option("--bundle", help="Another bun
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu, cuda, ...; CUDA where there is one.")]
 
 
+class EngineName(StrEnum):
+    """Who multiplies."""
+
+    AUTO, OPENVINO, ONNX, TORCH = "auto", "openvino", "onnx", "torch"
+
+
+EngineOption = Annotated[
+    EngineName, typer.Option("--engine", help="Who multiplies: torch is the reference, auto takes the fastest.")
+]
+
+
 def main() -> None:
     """Run the command line; what the user did wrong is one line on stderr and an exit code."""
     try:
@@ -49,20 +61,24 @@ def main() -> None:
 @app.command()
 def segment(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN...", help="FLAIR as NIfTI, or a folder of LGG slices of one patient.")
+        list[Path],
+        typer.Argument(metavar="SCAN...", help="FLAIR as NIfTI; DICOM folder or zip; LGG folder."),
     ],
     output: OutOption,
-    t1: Annotated[Path | None, typer.Option(help="T1 before contrast, on the FLAIR's grid; one scan only.")] = None,
-    t1c: Annotated[Path | None, typer.Option(help="T1 after contrast, on the FLAIR's grid; one scan only.")] = None,
+    t1: Annotated[Path | None, typer.Option(help="T1 before contrast, beside a NIfTI; one scan only.")] = None,
+    t1c: Annotated[Path | None, typer.Option(help="T1 after contrast, beside a NIfTI; one scan only.")] = None,
+    series: Annotated[str | None, typer.Option(help="DICOM: SeriesInstanceUID to read as FLAIR.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probabilities, too.")] = False,
     bundle: BundleOption = None,
     device: DeviceOption = None,
+    engine: EngineOption = EngineName.AUTO,
 ) -> None:
     """Segment scans: a mask on each scan's own voxels, report.json and overlay.png.
 
     The results of one scan lie in the output folder itself, those of several in a folder each.
     """
-    from pipeline.case import case_name
+    from pipeline.case import Case
+    from pipeline.reading import case_name
 
     if len(scans) > 1 and (t1 is not None or t1c is not None):
         raise ScanError(f"--t1 and --t1c go with one scan, got {len(scans)}")
@@ -70,19 +86,22 @@ def segment(
     for name in names:
         if names.count(name) > 1:
             raise ScanError(f"two scans are named {name}; their results would overwrite each other")
-    predictor = _make_predictor(bundle, device)
+    predictor = _make_predictor(bundle, device, engine)
+    several = len(scans) > 1
+    cases = [
+        Case(scan, output / name if several else output, t1, t1c, series, probabilities)
+        for scan, name in zip(scans, names, strict=True)
+    ]
     failed = 0
-    for scan, name in zip(scans, names, strict=True):
-        folder = output if len(scans) == 1 else output / name
-        try:
-            result = _segment_one(predictor, scan, folder, t1=t1, t1c=t1c, with_probabilities=probabilities)
-        except AR2UNetError as error:
-            if len(scans) == 1:
-                raise
-            typer.echo(f"ar2unet: {error}", err=True)
+    for case, result in _segment_all(predictor, cases):
+        if not isinstance(result, AR2UNetError):
+            found = f"{_describe(result)}; {result.seconds:.1f} s ({predictor.engine})"
+            typer.echo(f"{case.flair.name}: {found}; {result.mask}")
+        elif several:
+            typer.echo(f"ar2unet: {result}", err=True)
             failed += 1
         else:
-            typer.echo(f"{scan.name}: {_describe(result)}; {result.seconds:.1f} s; {result.mask}")
+            raise result
     if failed == len(scans):
         raise ScanError(f"none of the {failed} scans could be segmented")
     if failed:
@@ -90,12 +109,18 @@ def segment(
 
 
 @app.command()
-def demo(output: OutOption = Path("demo_out"), device: DeviceOption = None) -> None:
+def demo(
+    output: OutOption = Path("demo_out"), device: DeviceOption = None, engine: EngineOption = EngineName.AUTO
+) -> None:
     """Segment the embedded sample, a phantom head with a known lesion, and print the Dice against its truth."""
+    from pipeline.case import Case
     from pipeline.datasets.phantom import load_sample
 
     sample = load_sample()
-    result = _segment_one(_make_predictor(None, device), sample.flair, output, t1=sample.t1, t1c=sample.t1c)
+    predictor = _make_predictor(None, device, engine)
+    ((_, result),) = _segment_all(predictor, [Case(sample.flair, output, sample.t1, sample.t1c)])
+    if isinstance(result, AR2UNetError):
+        raise result
 
     import numpy as np
     from nibabel import nifti1
@@ -103,10 +128,22 @@ def demo(output: OutOption = Path("demo_out"), device: DeviceOption = None) -> N
     from pipeline.evaluation.metrics import count_confusion
 
     mask, truth = (np.asarray(nifti1.load(path).dataobj) for path in (result.mask, sample.truth))  # type: ignore[no-untyped-call]
-    typer.echo(f"sample: {_describe(result)}; {result.seconds:.1f} s")
+    typer.echo(f"sample: {_describe(result)}; {result.seconds:.1f} s ({predictor.engine})")
     typer.echo(f"Dice against the known lesion: {count_confusion(mask, truth).dice:.3f}")
     for path in (result.mask, result.overlay, result.report):
         typer.echo(f"  {path}")
+
+
+@app.command()
+def export(
+    bundle: Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="Folder; the shipped bundle's.")] = None,
+) -> None:
+    """Export a bundle's network for the fast engines, into models/exported; again after its weights change."""
+    from pipeline.exporting import export_bundle
+    from pipeline.predictor import SEGMENTATION_BUNDLE
+
+    artefact = export_bundle(bundle or SEGMENTATION_BUNDLE)
+    typer.echo(f"{artefact.network}: from weights {artefact.manifest.weights_sha256[:12]}")
 
 
 @prepare_app.command("lgg")
@@ -160,24 +197,21 @@ def evaluate(
         raise SomeInputsFailedError(f"{len(result.left_out)} of {total} patients could not be scored, the others are")
 
 
-def _segment_one(
-    predictor: Predictor,
-    scan: Path,
-    folder: Path,
-    *,
-    t1: Path | None = None,
-    t1c: Path | None = None,
-    with_probabilities: bool = False,
-) -> CaseResult:
-    from pipeline.case import segment_case
+def _segment_all(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[Case, CaseResult | AR2UNetError]]:
+    """Segment cases in order, with a progress bar, and print each case's warnings."""
+    from pipeline.stream import segment_cases
 
-    with _progress_bar(scan.name) as advance:
-        result = segment_case(
-            predictor, scan, folder, t1=t1, t1c=t1c, with_probabilities=with_probabilities, on_progress=advance
-        )
-    for warning in () if result.assessment is None else result.assessment.warnings:
-        typer.echo(f"ar2unet: {scan.name}: {warning}", err=True)
-    return result
+    # After the first case: where all are refused, nothing else is worth a line.
+    notes = [] if predictor.note is None else [predictor.note]
+
+    title = cases[0].flair.name if len(cases) == 1 else f"{len(cases)} scans"
+    with _progress_bar(title) as advance:
+        for case, result in segment_cases(predictor, cases, on_progress=advance):
+            if not isinstance(result, AR2UNetError):
+                for line in (*notes, *(f"{case.flair.name}: {warning}" for warning in result.warnings)):
+                    typer.echo(f"ar2unet: {line}", err=True)
+                notes.clear()
+            yield case, result
 
 
 def _describe(result: CaseResult) -> str:
@@ -205,14 +239,18 @@ def _progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    redirect = sys.stdout.isatty()  # else what is printed for a file would appear on the screen
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=redirect) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _make_predictor(bundle: Path | None, device: str | None) -> Predictor:
+def _make_predictor(bundle: Path | None, device: str | None, engine: EngineName) -> Predictor:
     from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
+    from pipeline.stream import keep_memory
 
+    keep_memory()  # before the engine's threads get heaps of their own
     # What MONAI and torch say to developers is not for the user's eyes.
     warnings.filterwarnings("ignore")
-    return Predictor(bundle or SEGMENTATION_BUNDLE, device=device)
+    return Predictor(bundle or SEGMENTATION_BUNDLE, device=device, engine=engine.value)

@@ -1,40 +1,63 @@
 """The one way from a scan to a mask; every face of the product calls it.
 
-Everything is built from the bundle's ``inference.yaml``: what happens to a volume before
-and after the network is written there, once.
+Two roads lead there, and a test holds them equal: the reference road is built from the bundle's
+``inference.yaml`` through MONAI, the fast road runs what ``ar2unet export`` made of the same bundle.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.engines.artefact import hash_file
 from pipeline.errors import BundleError
+from pipeline.fast_road import ENGINES, FastRoad, installed_engines
+from pipeline.reference_road import ReferenceRoad
 
 if TYPE_CHECKING:
-    import torch
-    from monai.bundle import ConfigParser
-
     from pipeline.confidence.assessment import Assessment, Assessor
     from pipeline.formats.scan import Scan
 
-__all__ = ["SEGMENTATION_BUNDLE", "Prediction", "Predictor"]
+__all__ = ["SEGMENTATION_BUNDLE", "Inferred", "Prediction", "Predictor", "Prepared"]
 
 SEGMENTATION_BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "flair_abnormality_segmentation"
 
-# NIfTI's codes, with which a volume in memory says whether its spacing is known.
-MILLIMETRE, UNKNOWN_UNIT = 2, 0
+# Where this is, there is an NVIDIA GPU; asking torch would take longer than many a scan.
+NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
-LESION = 1  # the channel of the network's output
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A scan on its way into the network; what ``Predictor.prepare`` returns.
+
+    Attributes:
+        content: What the road makes of it.
+        seconds: Wall-clock time it took.
+    """
+
+    content: Any
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Inferred:
+    """What the network made of a scan; what ``Predictor.infer`` returns.
+
+    Attributes:
+        content: What the road makes of it.
+        seconds: Wall-clock time it took.
+    """
+
+    content: Any
+    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,29 +77,64 @@ class Prediction:
     seconds: dict[str, float]
 
 
+class Road(Protocol):
+    """A way from a scan to probabilities and mask; the types in between are its own."""
+
+    @property
+    def engine(self) -> str:
+        """What multiplies, such as "torch f32"."""
+
+    def prepare(self, scan: Scan) -> Any:
+        """Bring a scan into the slice frame and normalise it."""
+
+    def infer(self, prepared: Any, on_progress: Callable[[int, int], None] | None) -> Any:
+        """Run the network over all slices."""
+
+    def finish(self, prepared: Any, inferred: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return the probabilities of lesion and the mask, both ``(I, J, K)`` on the scan's own voxels."""
+
+    def flair(self, prepared: Any) -> NDArray[np.float32]:
+        """Return the FLAIR as the network sees it, ``(H, W, K)``."""
+
+
 class Predictor:
     """Segment scans with a bundle's network.
 
-    Making one checks the bundle's files only; the network is loaded with the first scan,
-    so a bad scan is refused before torch is imported.
+    Making one checks the bundle's files and, on the fast road, begins to load the engine in the
+    background; torch is imported with the first scan of the reference road.
+
+    ``prepare``, ``infer`` and ``finish`` are the parts of ``predict``, for those who overlap them: the first and
+    the last may be called from any thread, ``infer`` from one at a time.
 
     Args:
         bundle: The bundle's folder.
-        device: Such as "cpu" or "cuda"; None takes CUDA where there is one.
+        device: Such as "cpu" or "cuda", of the torch engine; None takes CUDA where there is one.
+        engine: "openvino", "onnx", "torch" (the reference), or "auto": torch where there is a GPU or a device
+            is named other than "cpu"; else the fastest that is installed, if the bundle's network was exported.
 
     Raises:
-        BundleError: If the folder is not a bundle with weights.
+        BundleError: If the folder is not a bundle with weights, or the engine cannot serve it.
+
+    Attributes:
+        note: Why "auto" took a slower engine than it could have; None otherwise.
     """
 
-    engine = "torch"
-
-    def __init__(self, bundle: Path = SEGMENTATION_BUNDLE, *, device: str | None = None) -> None:
+    def __init__(self, bundle: Path = SEGMENTATION_BUNDLE, *, device: str | None = None, engine: str = "auto") -> None:
+        if engine not in ("auto", "torch", *ENGINES):
+            raise BundleError(f"engine must be auto, torch, {' or '.join(ENGINES)}, got {engine!r}")
         self.bundle = bundle
         self.device = device
         self.weights = bundle / "models" / "model.pt"
         for file in (bundle / "configs" / "inference.yaml", bundle / "configs" / "metadata.json", self.weights):
             if not file.is_file():
                 raise BundleError(f"{bundle} must be a bundle with configs and weights, got none at {file}")
+        self.note: str | None = None
+        self.road: Road = self._choose_road(engine)
+
+    @property
+    def engine(self) -> str:
+        """What multiplies and in which precision, such as "openvino f16"."""
+        return self.road.engine
 
     @cached_property
     def version(self) -> str:
@@ -90,53 +148,54 @@ class Predictor:
     @cached_property
     def weights_sha256(self) -> str:
         """The SHA-256 of the weights file, 64 hexadecimal digits."""
-        return hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        return hash_file(self.weights)
 
     def predict(self, scan: Scan, *, on_progress: Callable[[int, int], None] | None = None) -> Prediction:
         """Segment a scan.
 
         Args:
             scan: FLAIR alone, or t1, flair and t1c.
-            on_progress: Called with the slices done and their total after each batch.
+            on_progress: Called with the slices done and their total, again and again.
 
         Raises:
             BundleError: If the weights do not fit the network that the bundle describes.
         """
-        import torch
+        prepared = self.prepare(scan)
+        return self.finish(prepared, self.infer(prepared, on_progress=on_progress))
 
-        from transforms.geometry import FLAIR_CHANNEL
-
+    def prepare(self, scan: Scan) -> Prepared:
+        """Do what comes before the network."""
         started = time.perf_counter()
-        data = self._compose("volume_transforms")({"image": _volume(scan)})
-        preprocessed = time.perf_counter()
-        image = data["image"][None].to(self._network_device)
-        with torch.inference_mode():
-            logits = self._parsed("inferer")(image, _counting(self.network, image.shape[-1], on_progress))
-        inferred = time.perf_counter()
-        data["pred"] = logits[0]
-        data = self._compose("probability_transforms")(data)
-        probabilities = data["pred"][LESION].numpy()
-        mask = self._compose("mask_transforms")(data)["pred"][0].numpy()
-        assessment = None
-        if self.assessor is not None:
-            assessment = self.assessor.assess(data["image"][FLAIR_CHANNEL].numpy(), probabilities, mask)
-        seconds = {
-            "preprocess": preprocessed - started,
-            "network": inferred - preprocessed,
-            "postprocess": time.perf_counter() - inferred,
-        }
-        return Prediction(mask=mask, probabilities=probabilities, assessment=assessment, seconds=seconds)
+        content = self.road.prepare(scan)
+        return Prepared(content, time.perf_counter() - started)
 
-    @cached_property
-    def network(self) -> torch.nn.Module:
-        """The bundle's network with its weights, ready for inference.
+    def infer(self, prepared: Prepared, *, on_progress: Callable[[int, int], None] | None = None) -> Inferred:
+        """Run the network.
+
+        Args:
+            prepared: What ``prepare`` returned.
+            on_progress: As in ``predict``.
 
         Raises:
-            BundleError: If the weights cannot be read, or do not fit.
+            BundleError: If the weights do not fit the network that the bundle describes.
         """
-        from pipeline.weights import load_weights
+        started = time.perf_counter()
+        content = self.road.infer(prepared.content, on_progress)
+        return Inferred(content, time.perf_counter() - started)
 
-        return load_weights(self._parsed("network"), self.weights).eval()
+    def finish(self, prepared: Prepared, inferred: Inferred) -> Prediction:
+        """Bring what the network found onto the scan's voxels, and say how far it can be trusted."""
+        started = time.perf_counter()
+        probabilities, mask = self.road.finish(prepared.content, inferred.content)
+        assessment = None
+        if self.assessor is not None:
+            assessment = self.assessor.assess(self.road.flair(prepared.content), probabilities, mask)
+        seconds = {
+            "preprocess": prepared.seconds,
+            "network": inferred.seconds,
+            "postprocess": time.perf_counter() - started,
+        }
+        return Prediction(mask=mask, probabilities=probabilities, assessment=assessment, seconds=seconds)
 
     @cached_property
     def assessor(self) -> Assessor | None:
@@ -149,55 +208,21 @@ class Predictor:
 
         return read_assessor(self.bundle)
 
-    @cached_property
-    def _config(self) -> ConfigParser:
-        from monai.bundle import ConfigParser
-
-        config = ConfigParser()
-        config.read_config(self.bundle / "configs" / "inference.yaml")
-        config["bundle_root"] = str(self.bundle)
-        if self.device is not None:
-            config["device"] = f"$torch.device({self.device!r})"
-        return config
-
-    @property
-    def _network_device(self) -> torch.device:
-        device: torch.device = self._parsed("device")
-        return device
-
-    def _parsed(self, key: str) -> Any:
-        return self._config.get_parsed_content(key)
-
-    def _compose(self, key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        from monai.transforms import Compose
-
-        transforms: Sequence[Any] = self._parsed(key)
-        compose: Callable[[dict[str, Any]], dict[str, Any]] = Compose(transforms)
-        return compose
-
-
-def _volume(scan: Scan) -> torch.Tensor:
-    """Return the scan as the bundle's own loading would have left it."""
-    import torch
-    from monai.data import MetaTensor
-
-    unit = UNKNOWN_UNIT if scan.spacing is None else MILLIMETRE
-    meta = {"affine": torch.from_numpy(scan.affine), "xyzt_units": unit, "filename_or_obj": scan.source}
-    return MetaTensor(torch.from_numpy(scan.image), meta=meta)
-
-
-def _counting(
-    network: torch.nn.Module, slices: int, on_progress: Callable[[int, int], None] | None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the network as a function that reports the slices that went through it."""
-    done = 0
-
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        nonlocal done
-        logits: torch.Tensor = network(batch)
-        done += len(batch)
-        if on_progress is not None:
-            on_progress(done, slices)
-        return logits
-
-    return run
+    def _choose_road(self, engine: str) -> Road:
+        reference = ReferenceRoad(self.bundle, self.weights, self.device)
+        if engine == "torch":
+            return reference
+        if engine != "auto":
+            if self.device not in (None, "cpu"):
+                raise BundleError(f"engine {engine} runs on the CPU, got device {self.device!r}: take engine torch")
+            return FastRoad(self.bundle, self.weights_sha256, engine)
+        if self.device not in (None, "cpu") or (self.device is None and NVIDIA_DEVICE.exists()):
+            return reference
+        fastest = next(iter(installed_engines()), None)
+        if fastest is None:
+            return reference
+        try:
+            return FastRoad(self.bundle, self.weights_sha256, fastest)
+        except BundleError as error:
+            self.note = f"{error}; until then engine torch is used, which is several times slower"
+            return reference

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STAGES", "build_report", "write_report"]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 STAGES = ("read", "preprocess", "network", "postprocess", "write", "total")
 NO_SPACING_NOTE = "The scan does not state its voxel spacing, so a volume in millilitres cannot be given."
 NOTICE = "For research use only. Not a medical device; not for diagnosis or treatment."
@@ -37,6 +38,7 @@ def build_report(
     seconds: Mapping[str, float],
     assessment: Assessment | None = None,
     warnings: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, object]:
     """Gather the report of one case, as ``schemas/report.schema.json`` describes it.
 
@@ -52,6 +54,7 @@ def build_report(
         seconds: Wall-clock time of each of ``STAGES``.
         assessment: How far the mask can be trusted; None where nobody can say.
         warnings: What the reader of the result should know besides the assessment's own warnings.
+        notes: What was decided while reading the scan.
 
     Raises:
         ValueError: If ``inputs`` or ``seconds`` has other keys than those named.
@@ -87,8 +90,9 @@ def build_report(
         "weights_sha256": weights_sha256,
         "engine": engine,
         "seconds": {stage: round(seconds[stage], 3) for stage in STAGES},
-        "software": _software_versions(),
+        "software": dict(_software_versions()),
         "warnings": [*(() if assessment is None else assessment.warnings), *warnings],
+        "notes": list(notes),
         "notice": NOTICE,
     }
 
@@ -110,6 +114,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
 
+@cache
 def _software_versions() -> dict[str, str]:
     """Return the versions of what computed, without importing any of it."""
     versions = {"python": platform.python_version()}

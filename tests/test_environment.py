@@ -19,6 +19,7 @@ from rattler.exceptions import InvalidMatchSpecError
 
 ROOT = Path(__file__).parents[1]
 CORE = "monai torch nibabel simpleitk numpy tensorboard pytorch-ignite fire typer rich matplotlib pillow scipy"
+CORE += " onnx onnxruntime onnxscript openvino pydicom highdicom imagecodecs"
 
 
 def pins_of(lines: list[str]) -> dict[str, Requirement]:
@@ -134,7 +135,14 @@ def test_pre_commit_runs_the_locked_ruff() -> None:
 STAND_IN = """#!/bin/sh
 echo "$@" >> "$CALLS"
 case "$*" in *"$BREAKS_AT"*) exit 1 ;; esac
+case "$*" in export) mkdir -p "$MODELS/exported" && touch "$MODELS/exported/manifest.json" ;; esac
 """
+MODELS = "bundles/flair_abnormality_segmentation/models"
+WHAT_IS_EXPORTED = (
+    f"{MODELS}/model.pt",
+    "bundles/flair_abnormality_segmentation/configs/inference.yaml",
+    "pipeline/exporting.py",
+)
 
 
 class Checkout:
@@ -145,6 +153,9 @@ class Checkout:
         self.log = folder / "calls.txt"
         for name in ("Makefile", "requirements.lock", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)
+        for name in WHAT_IS_EXPORTED:
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).touch()
         (folder / ".venv/bin").mkdir(parents=True)
         for name in ("python", "ar2unet"):
             stand_in = folder / ".venv/bin" / name
@@ -154,7 +165,7 @@ class Checkout:
     def make(self, *arguments: str, breaks_at: str = "nowhere at all") -> subprocess.CompletedProcess[str]:
         """Run make; ``calls`` then holds what the stand-ins saw of this run."""
         self.log.write_text("", encoding="utf-8")
-        environment = {"PATH": os.environ["PATH"], "CALLS": str(self.log), "BREAKS_AT": breaks_at}
+        environment = {"PATH": os.environ["PATH"], "CALLS": str(self.log), "BREAKS_AT": breaks_at, "MODELS": MODELS}
         command = ["make", "-C", str(self.folder), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -206,6 +217,20 @@ def test_an_install_that_breaks_off_is_taken_up_again(checkout: Checkout, step: 
     assert checkout.make("test", breaks_at=step).returncode != 0
     assert "-m pytest" not in checkout.calls
     assert checkout.installs()
+
+
+@pytest.mark.parametrize("changed", WHAT_IS_EXPORTED)
+def test_make_exports_the_network_once_and_again_when_what_it_is_made_from_changes(
+    checkout: Checkout, changed: str
+) -> None:
+    assert checkout.make("install").returncode == 0
+    assert checkout.calls[-1] == "export"
+    assert checkout.make("demo").returncode == 0
+    assert "export" not in checkout.calls
+    later = (checkout.folder / MODELS / "exported" / "manifest.json").stat().st_mtime + 5
+    os.utime(checkout.folder / changed, (later, later))
+    assert checkout.make("demo").returncode == 0
+    assert checkout.calls == ["export", "demo -o demo_out"]
 
 
 def test_make_says_in_one_line_that_no_python_is_new_enough(checkout: Checkout) -> None:

@@ -11,14 +11,15 @@ closest anatomical axis names each.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from transforms.intensity import find_head, replace_nonfinite
+from transforms.intensity import find_head_box, replace_nonfinite
+from transforms.resampling import resize_linear, resize_nearest
 
 __all__ = [
     "FLAIR_CHANNEL",
@@ -39,6 +40,10 @@ FLAIR_CHANNEL = 1  # of t1, flair, t1c
 # NIfTI-1 codes of spatial units (the lowest three bits of xyzt_units), in mm.
 UNKNOWN_UNIT = 0
 MILLIMETRES_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}
+
+# Slices on their way at once: few enough to stay in the processor's cache, and where the slice axis is the
+# volume's fastest they fill a cache line.
+SLICES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -148,12 +153,11 @@ def find_slice_frame(
             scaled_shape[axis] = max(1, round(oriented.shape[axis] * spacing[order[axis]] / pixel_spacing))
     start, stop = np.zeros(3, dtype=int), np.asarray(scaled_shape)
     if crop_to_head:
-        head = find_head(replace_nonfinite(oriented.astype(np.float32, copy=False)))
-        for axis, kept in enumerate((margin, margin, 1)):
-            inside = np.flatnonzero(head.any(axis=tuple({0, 1, 2} - {axis})))
+        box = find_head_box(replace_nonfinite(oriented.astype(np.float32, copy=False)))
+        for axis, (extent, kept) in enumerate(zip(box, (margin, margin, 1), strict=True)):
             scale = scaled_shape[axis] / oriented.shape[axis]
-            start[axis] = max(0, int(np.floor(inside[0] * scale)) - kept)
-            stop[axis] = min(scaled_shape[axis], int(np.ceil((inside[-1] + 1) * scale)) + kept)
+            start[axis] = max(0, int(np.floor(extent.start * scale)) - kept)
+            stop[axis] = min(scaled_shape[axis], int(np.ceil(extent.stop * scale)) + kept)
     shape = stop - start
     for axis in (0, 1):
         surplus = -shape[axis] % divisor
@@ -189,14 +193,30 @@ def to_slice_frame(
     """
     if volume.shape[1:] != frame.spatial_shape:
         raise ValueError(f"volume must be (C, *{frame.spatial_shape}), got shape {volume.shape}")
-    # In the matrix products of interpolation one NaN would spread over its whole slice.
-    channels = [replace_nonfinite(channel) for channel in volume] if interpolation == "linear" else volume
-    oriented = np.stack([_orient(channel, frame.order, frame.flipped) for channel in channels])
-    scaled = _resize_in_plane(oriented, frame.scaled_shape[:2], interpolation)
+    if interpolation not in ("linear", "nearest"):
+        raise ValueError(f"interpolation must be 'linear' or 'nearest', got {interpolation!r}")
+    linear = interpolation == "linear"
+    resize = resize_linear if linear else resize_nearest
     inside, target = _crop_slices(frame)
-    result = np.empty((len(volume), *frame.crop_shape), dtype=scaled.dtype)
-    result[...] = scaled.min(axis=(1, 2, 3), keepdims=True)
-    result[(slice(None), *target)] = scaled[(slice(None), *inside)]
+    # Slice by slice in memory, as the network takes it.
+    height, width, count = frame.crop_shape
+    result = np.empty((len(volume), count, height, width), dtype=np.float32 if linear else volume.dtype)
+    result = result.transpose(0, 2, 3, 1)
+    for channel, cropped in zip(volume, result, strict=True):
+        # In the matrix products of interpolation one NaN would spread over its whole slice.
+        finite = replace_nonfinite(channel) if linear else channel
+        slices, filled = _by_slice(_orient(finite, frame.order, frame.flipped)), _by_slice(cropped[target])
+        kept = slices[inside[2]]
+        for part in _parts(len(kept)):
+            filled[part] = resize(kept[part], frame.scaled_shape, inside)
+        if filled.size < cropped.size:
+            lowest = filled.min()
+            # Nothing interpolated is smaller than the volume's smallest value, and mostly the crop gets down to it.
+            if lowest > finite.min():
+                lowest = min(resize(slices[part], frame.scaled_shape).min() for part in _parts(len(slices)))
+            for axis, extent in enumerate(target):
+                outside = np.moveaxis(cropped, axis, 0)
+                outside[: extent.start] = outside[extent.stop :] = lowest
     return result
 
 
@@ -217,13 +237,19 @@ def from_slice_frame(volume: NDArray[np.floating], frame: SliceFrame, *, fill: f
     if volume.shape[1:] != frame.crop_shape:
         raise ValueError(f"volume must be (C, *{frame.crop_shape}), got shape {volume.shape}")
     inside, target = _crop_slices(frame)
-    scaled = np.full((len(volume), *frame.scaled_shape), fill, dtype=np.float32)
-    scaled[(slice(None), *inside)] = volume[(slice(None), *target)]
-    oriented = _resize_in_plane(scaled, frame.oriented_shape[:2], "linear")
-    result = np.empty((len(volume), *frame.spatial_shape), dtype=np.float32)
-    for channel, target_channel in zip(oriented, result, strict=True):
+    height, width, _ = frame.scaled_shape
+    # In the order of a NIfTI file, whose first axis is the fastest.
+    result = np.empty((len(volume), *frame.spatial_shape[::-1]), dtype=np.float32).transpose(0, 3, 2, 1)
+    for channel, whole in zip(volume, result, strict=True):
         # Writing through the oriented view undoes order and flips without working out their inverse.
-        _orient(target_channel, frame.order, frame.flipped)[...] = channel
+        slices, cropped = _by_slice(_orient(whole, frame.order, frame.flipped)), _by_slice(channel[target])
+        slices[: inside[2].start] = slices[inside[2].stop :] = fill
+        kept = slices[inside[2]]
+        transposed = abs(kept.strides[1]) < abs(kept.strides[2])
+        for part in _parts(len(kept)):
+            scaled = np.full((len(kept[part]), height, width), fill, dtype=np.float32)
+            scaled[:, *inside[:2]] = cropped[part]
+            kept[part] = resize_linear(scaled, frame.oriented_shape, transposed=transposed)
     return result
 
 
@@ -256,38 +282,15 @@ def _crop_slices(frame: SliceFrame) -> tuple[tuple[slice, ...], tuple[slice, ...
     return tuple(inside), tuple(target)
 
 
-def _resize_in_plane(volume: NDArray[np.generic], shape: tuple[int, ...], interpolation: str) -> NDArray[np.generic]:
-    """Resize the first two spatial axes of ``(C, H, W, K)``, both fields of view aligned."""
-    if interpolation not in ("linear", "nearest"):
-        raise ValueError(f"interpolation must be 'linear' or 'nearest', got {interpolation!r}")
-    height, width = volume.shape[1:3]
-    if interpolation == "nearest":
-        rows = ((np.arange(shape[0]) + 0.5) * height / shape[0]).astype(int)
-        columns = ((np.arange(shape[1]) + 0.5) * width / shape[1]).astype(int)
-        return volume[:, rows][:, :, columns]
-    values = volume.astype(np.float32, copy=False)
-    if (height, width) == tuple(shape):
-        return values
-    rows_matrix, columns_matrix = _resize_matrix(height, shape[0]), _resize_matrix(width, shape[1])
-    # Two matrix products: (H', H) with (H, W * K), then (W', W) with (W, K).
-    channels, _, _, slices = values.shape
-    high = rows_matrix @ np.ascontiguousarray(values).reshape(channels, height, width * slices)
-    return columns_matrix @ high.reshape(channels, shape[0], width, slices)
+def _by_slice(volume: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a view ``(K, H, W)`` of ``(H, W, K)``."""
+    return volume.transpose(2, 0, 1)
 
 
-@lru_cache(maxsize=64)
-def _resize_matrix(size: int, new_size: int) -> NDArray[np.float32]:
-    """Return the ``(new_size, size)`` matrix of linear interpolation along one axis.
-
-    Where pixels get larger, the triangle widens with them, so fine detail is averaged
-    instead of aliased. Rows sum to 1, so a constant stays constant up to the border.
-    """
-    scale = size / new_size
-    centers = (np.arange(new_size) + 0.5) * scale - 0.5
-    distance = np.abs(np.arange(size) - np.clip(centers, 0, size - 1)[:, None])
-    weights = np.clip(1 - distance / max(1.0, scale), 0, None)
-    matrix: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return matrix
+def _parts(count: int) -> Iterator[slice]:
+    """Yield the numbers of slices from 0 to ``count``, a few at a time."""
+    for start in range(0, count, SLICES_AT_ONCE):
+        yield slice(start, start + SLICES_AT_ONCE)
 
 
 def _triple(values: object) -> tuple[int, int, int]:

@@ -6,7 +6,8 @@ a FLAIR and a cut-off head from a whole one, not one scanner from another.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from scipy import ndimage
 from transforms.intensity import find_head
 
 __all__ = ["FEATURES", "describe"]
+
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 # Their names go into the warning. What each is there for:
 FEATURES = (
@@ -61,6 +64,8 @@ CSF_PERCENTILE = 5  # of the smoothed brain's intensities
 # Distances from CSF, in pixels of the grid: in gray matter, and far enough to be in white matter.
 NEAR_CSF, FAR_FROM_CSF = (1.5, 3.1), 5.0
 
+LINE_WINDOW = 7, 7  # pixels of the grid: wider than a sulcus
+
 TINY = 1e-6  # keeps a constant volume from dividing by zero
 
 
@@ -100,10 +105,13 @@ def _reduce(flair: NDArray[np.floating]) -> NDArray[np.float32]:
     """Average pixels and skip slices down to about ``GRID_PIXELS`` and ``GRID_SLICES``."""
     step = max(1, round(max(flair.shape[:2]) / GRID_PIXELS))
     height, width = (max(1, size // step) for size in flair.shape[:2])
-    kept = flair[: height * step, : width * step, :: max(1, flair.shape[2] // GRID_SLICES)].astype(np.float32)
+    kept = flair[: height * step, : width * step, :: max(1, flair.shape[2] // GRID_SLICES)]
     rows, columns = min(step, kept.shape[0]), min(step, kept.shape[1])
-    reduced: NDArray[np.float32] = kept.reshape(height, rows, width, columns, -1).mean(axis=(1, 3))
-    return reduced
+    total: NDArray[np.float32] = np.zeros((height, width, kept.shape[2]), dtype=np.float32)
+    for row, column in product(range(rows), range(columns)):
+        total += kept[row::step, column::step]
+    total /= rows * columns
+    return total
 
 
 def _fill_holes(tissue: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -148,7 +156,7 @@ def _describe_symmetry(volume: NDArray[np.float32], head: NDArray[np.bool_]) -> 
     boxed, inside = volume[box], head[box]
     smooth = ndimage.uniform_filter(np.where(inside, boxed, 0), size=(5, 5, 1))
     place = np.linspace(-1, 1, inside.shape[1])
-    deep = ndimage.binary_erosion(inside, np.ones((3, 3, 1)), iterations=max(1, inside.shape[0] // 8))
+    deep = _erode(inside, max(1, inside.shape[0] // 8))
     return [
         _correlation(smooth[inside], smooth[::-1][inside]),
         _correlation(smooth[inside], smooth[:, ::-1][inside]),
@@ -191,7 +199,7 @@ def _describe_darkness(volume: NDArray[np.float32], head: NDArray[np.bool_]) -> 
 
 def _describe_texture(volume: NDArray[np.float32], head: NDArray[np.bool_]) -> list[float]:
     """Describe noise, the likeness of neighbouring slices, and fine structure in the middle slices ``(H, W, M)``."""
-    deep = ndimage.binary_erosion(head, np.ones((3, 3, 1)), iterations=max(1, head.shape[0] // 10))
+    deep = _erode(head, max(1, head.shape[0] // 10))
     if not deep.any():
         return [0.0, 1.0, 0.0, 0.0]
     smooth = ndimage.uniform_filter(volume, size=(3, 3, 1))
@@ -199,8 +207,9 @@ def _describe_texture(volume: NDArray[np.float32], head: NDArray[np.bool_]) -> l
     noise = np.log(float(np.median(np.abs(volume - smooth)[deep])) / spread + 0.01)
     both = deep[..., 1:] & deep[..., :-1]
     likeness = _correlation(smooth[..., 1:][both], smooth[..., :-1][both]) if both.any() else 1.0
-    dark_lines = ndimage.grey_closing(smooth, size=(7, 7, 1)) - smooth
-    bright_lines = smooth - ndimage.grey_opening(smooth, size=(7, 7, 1))
+    # Morphological closing and opening: what is narrower than the window disappears.
+    dark_lines = _extreme(_extreme(smooth, np.maximum, *LINE_WINDOW), np.minimum, *LINE_WINDOW) - smooth
+    bright_lines = smooth - _extreme(_extreme(smooth, np.minimum, *LINE_WINDOW), np.maximum, *LINE_WINDOW)
     lines = np.log((dark_lines[deep].mean() + TINY) / (bright_lines[deep].mean() + TINY))
     return [float(noise), likeness, float(lines), _gray_to_white(volume, smooth, deep)]
 
@@ -209,9 +218,47 @@ def _gray_to_white(volume: NDArray[np.float32], smooth: NDArray[np.float32], dee
     """Return how much brighter than the rest of the brain it is where CSF is near: there lies gray matter."""
     low, csf, high = np.percentile(smooth[deep], [10, CSF_PERCENTILE, 90])
     dark = (smooth < csf) & deep
-    distance = np.stack([ndimage.distance_transform_edt(~dark[..., k]) for k in range(dark.shape[2])], axis=-1)
-    near = deep & (distance > NEAR_CSF[0]) & (distance < NEAR_CSF[1])
-    return (_median(volume[near]) - _median(volume[deep & (distance > FAR_FROM_CSF)])) / float(high - low + TINY)
+    near = deep & _within(dark, NEAR_CSF[1]) & ~_within(dark, NEAR_CSF[0])
+    far = deep & ~_within(dark, FAR_FROM_CSF)
+    return (_median(volume[near]) - _median(volume[far])) / float(high - low + TINY)
+
+
+def _erode(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
+    """Return what of a mask ``(H, W, K)`` is left when it loses so many pixels on every side; outside is nothing."""
+    margin = (pixels, pixels)
+    padded = np.pad(mask, (margin, margin, (0, 0)))
+    return _extreme(padded, np.minimum, 2 * pixels + 1, 2 * pixels + 1)[pixels:-pixels, pixels:-pixels]
+
+
+def _within(mask: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:
+    """Return where some pixel of the mask ``(H, W, K)`` lies within this distance, in pixels of one slice."""
+    reach = int(distance)
+    near = np.zeros((len(mask) + 2 * reach, *mask.shape[1:]), dtype=bool)
+    for offset in range(-reach, reach + 1):  # the rows of a disk
+        half = int(np.sqrt(distance**2 - offset**2))
+        near[reach + offset :][: len(mask)] |= _extreme(mask, np.maximum, 1, 2 * half + 1)
+    return near[reach : reach + len(mask)]
+
+
+def _extreme(volume: NDArray[Voxel], larger: np.ufunc, height: int, width: int) -> NDArray[Voxel]:
+    """Give each pixel of ``(H, W, K)`` the largest or smallest value in a window around it, in its slice.
+
+    Args:
+        volume: Of any type.
+        larger: ``np.maximum`` or ``np.minimum``.
+        height: Of the window, in pixels; odd. Of a window that reaches outside the part inside counts.
+        width: The same.
+    """
+    for axis, size in enumerate((height, width)):
+        margins = [(size // 2, size // 2) if n == axis else (0, 0) for n in range(3)]
+        values = np.moveaxis(np.pad(volume, margins, mode="edge"), axis, 0)
+        seen = 1  # pixels that each value is the extreme of; they double until they are the window
+        while seen < size:
+            step = min(seen, size - seen)
+            values = larger(values[:-step], values[step:])
+            seen += step
+        volume = np.moveaxis(values, 0, axis)
+    return volume
 
 
 def _relative_depth(head: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -222,7 +269,7 @@ def _relative_depth(head: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 def _extent(mask: NDArray[np.bool_], axis: int) -> slice:
     """Return from where to where along an axis a mask holds anything."""
-    places = np.unique(mask.nonzero()[axis])
+    places = np.flatnonzero(mask.any(axis=tuple(n for n in range(mask.ndim) if n != axis)))
     return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
 
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,9 @@ def soft_dice(probabilities: NDArray[np.floating], mask: NDArray[np.generic]) ->
     """
     if probabilities.shape != mask.shape:
         raise ValueError(f"mask must have the probabilities' shape {probabilities.shape}, got {mask.shape}")
-    inside = mask != 0
+    # In the order of memory, in which voxels are picked out several times faster.
+    order: Literal["F", "C"] = "F" if probabilities.flags.f_contiguous else "C"
+    probabilities, inside = probabilities.ravel(order=order), mask.ravel(order=order) != 0
     voxels = int(np.count_nonzero(inside))
     if voxels == 0:
         return 1.0 - float(probabilities.max(initial=0.0))

@@ -246,7 +246,7 @@ def bright_predictor(tmp_path):
     (folder / "models").mkdir()
     (folder / "models" / "model.pt").write_bytes(b"never read")
     predictor = Predictor(folder, device="cpu")
-    predictor.network = Brightness()
+    predictor.road.network = Brightness()
     return predictor
 
 

@@ -7,14 +7,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.engines.artefact import hash_file, read_artefact, write_manifest
+from pipeline.engines.engine import Receive
 from pipeline.formats.scan import Scan
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
+
+if TYPE_CHECKING:
+    import torch
 
 BRIGHT = 2.2  # standard deviations above the head's mean: between tissue and lesion of ``anatomy``
 
@@ -46,26 +53,61 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def make_predictor(bundle: Path) -> Callable[..., Predictor]:
+@pytest.fixture(scope="session")
+def exported_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the shipped bundle, its network exported; tests leave it as it is."""
+    from pipeline.exporting import export_bundle
+
+    folder = tmp_path_factory.mktemp("exported") / "some_segmentation"
+    for name in ("configs", "models"):
+        shutil.copytree(SEGMENTATION_BUNDLE / name, folder / name, ignore=shutil.ignore_patterns("exported"))
+    export_bundle(folder)
+    return folder
+
+
+@pytest.fixture(params=["reference road", "fast road"])
+def make_predictor(
+    request: pytest.FixtureRequest, bundle: Path, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Predictor]:
     """Make a predictor whose network finds what is bright in one channel, by default FLAIR."""
+
+    def make(channel: int = 1) -> Predictor:
+        if request.param == "reference road":
+            predictor = Predictor(bundle, device="cpu", engine="torch")
+            predictor.road.network = _brightness_network(channel)  # type: ignore[attr-defined]
+            return predictor
+        shutil.copytree(exported_bundle / "models" / "exported", bundle / "models" / "exported", dirs_exist_ok=True)
+        manifest = read_artefact(exported_bundle, hash_file(exported_bundle / "models" / "model.pt")).manifest
+        write_manifest(bundle, replace(manifest, weights_sha256=hash_file(bundle / "models" / "model.pt")))
+        monkeypatch.setattr("pipeline.fast_road._load_engine", lambda name, network: BrightnessEngine(channel))
+        return Predictor(bundle, engine="openvino")
+
+    return make
+
+
+def _brightness_network(channel: int) -> torch.nn.Module:
     import torch
 
     class BrightnessNetwork(torch.nn.Module):
-        def __init__(self, channel: int) -> None:
-            super().__init__()
-            self.channel = channel
-
         def forward(self, slices: torch.Tensor) -> torch.Tensor:
-            logits = 40 * (slices[:, self.channel] - BRIGHT)
+            logits = 40 * (slices[:, channel] - BRIGHT)
             return torch.stack([-logits, logits], dim=1)
 
-    def make(channel: int = 1) -> Predictor:
-        predictor = Predictor(bundle, device="cpu")
-        predictor.network = BrightnessNetwork(channel)  # type: ignore[misc]
-        return predictor
+    return BrightnessNetwork()
 
-    return make
+
+class BrightnessEngine:
+    """The same network as an engine; it hands the slices over in reverse order."""
+
+    name = "brightness"
+
+    def __init__(self, channel: int) -> None:
+        self.channel = channel
+
+    def infer(self, image: NDArray[np.float32], receive: Receive) -> None:
+        for k in reversed(range(image.shape[-1])):
+            logits = 40 * (image[self.channel, ..., k] - np.float32(BRIGHT))
+            receive(k, np.stack([-logits, logits]))
 
 
 @pytest.fixture

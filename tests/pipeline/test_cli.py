@@ -38,16 +38,17 @@ def test_help_names_the_commands_without_loading_what_is_heavy(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert result.returncode == 0, result.stderr
-    for command in ("segment", "demo", "prepare"):
+    for command in ("segment", "demo", "prepare", "export"):
         assert command in result.stdout
 
 
 def test_a_scan_becomes_a_mask_a_report_and_a_picture(ar2unet, bundle, anatomy, make_nifti, tmp_path):
     scan = make_nifti("patient.nii.gz", volume=anatomy[0])
-    result = ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--probabilities")
+    result = ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--probabilities", "--engine", "torch")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert len(result.stdout.strip().splitlines()) == 1
+    assert " s (torch f32); " in result.stdout
 
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
@@ -72,7 +73,8 @@ def test_a_scan_becomes_a_mask_a_report_and_a_picture(ar2unet, bundle, anatomy, 
 def test_the_line_of_a_scan_says_how_far_to_trust_its_mask(ar2unet, bundle, anatomy, make_nifti, tmp_path):
     for name in ("predicted_dice.json", "plausibility.json"):
         shutil.copy(SEGMENTATION_BUNDLE / "models" / name, bundle / "models")
-    result = ar2unet("segment", make_nifti("patient.nii.gz", volume=anatomy[0]), "-o", "out", "--bundle", bundle)
+    scan = make_nifti("patient.nii.gz", volume=anatomy[0])
+    result = ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--engine", "torch")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     # Random weights and an ellipsoid of noise: nothing to trust.
@@ -92,6 +94,31 @@ def test_of_several_scans_a_bad_one_is_named_and_the_others_are_done(ar2unet, bu
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first", "third"]
     assert (tmp_path / "out" / "third" / "third_mask.nii.gz").is_file()
+    assert result.stderr.count("has no exported network: run 'ar2unet export'") == 1
+
+
+def test_with_an_exported_network_the_fast_engine_is_taken_and_named(
+    ar2unet, exported_bundle, anatomy, make_nifti, tmp_path
+):
+    scan = make_nifti("patient.nii.gz", volume=anatomy[0])
+    result = ar2unet("segment", scan, "-o", "out", "--bundle", exported_bundle)
+    assert result.returncode == 0, result.stderr
+    assert "export" not in result.stderr
+    assert " s (openvino f" in result.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["engine"].startswith("openvino f")
+
+
+def test_export_makes_the_fast_engines_available(ar2unet, bundle, anatomy, make_nifti):
+    scan = make_nifti("patient.nii.gz", volume=anatomy[0])
+    assert_refused(
+        ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--engine", "onnx"), "run 'ar2unet export'"
+    )
+    result = ar2unet("export", bundle)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "network.onnx: from weights" in result.stdout
+    assert ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--engine", "onnx").returncode == 0
+    assert_refused(ar2unet("export", bundle / "configs"), "must be a bundle")
 
 
 def test_two_scans_of_one_name_are_refused_before_any_work(ar2unet, bundle, anatomy, make_nifti, tmp_path):
@@ -152,7 +179,7 @@ def test_an_output_folder_that_is_a_file_is_refused(ar2unet, bundle, anatomy, ma
 
 def test_a_folder_that_is_no_patient_is_refused(ar2unet, bundle, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert_refused(ar2unet("segment", "empty", "-o", "out", "--bundle", bundle), "empty", ".tif")
+    assert_refused(ar2unet("segment", "empty", "-o", "out", "--bundle", bundle), "empty", "DICOM")
 
 
 def test_a_bundle_without_weights_is_refused(ar2unet, anatomy, make_nifti, tmp_path):

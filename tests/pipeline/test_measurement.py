@@ -44,6 +44,14 @@ def test_without_spacing_there_are_no_millilitres_and_no_millimetres(two_lesions
     assert found.lesions == (Lesion(6, None, None), Lesion(2, None, None))
 
 
+def test_how_a_mask_lies_in_memory_does_not_matter(two_lesions, make_affine):
+    mask, arguments = two_lesions(), ((0.9, 1.1, 4.5), make_affine("PSR"))
+    assert measure(np.asfortranarray(mask), *arguments) == measure(mask, *arguments)
+    other = mask.transpose(1, 2, 0).copy().transpose(2, 0, 1)
+    assert not other.flags.forc
+    assert measure(other, *arguments) == measure(mask, *arguments)
+
+
 def test_an_empty_mask_measures_zero():
     found = measure(np.zeros((5, 6, 7)), (1, 2, 3))
     assert (found.lesion_voxels, found.volume_ml, found.lesion_count, found.slices_with_lesion) == (0, 0, 0, 0)

@@ -147,4 +147,4 @@ def test_a_damaged_weights_file_is_refused_in_one_line(bundle, anatomy, make_nif
 def test_the_shipped_weights_load_and_fit_into_40_megabytes():
     weights = SEGMENTATION_BUNDLE / "models" / "model.pt"
     assert weights.stat().st_size <= 40e6
-    assert sum(p.numel() for p in Predictor(device="cpu").network.parameters()) == 2_252_214
+    assert sum(p.numel() for p in Predictor(engine="torch").road.network.parameters()) == 2_252_214

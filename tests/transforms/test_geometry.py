@@ -55,6 +55,15 @@ def center_of_mass(volume):
     return np.array([(volume[0] * index).sum() for index in np.indices(volume.shape[1:])]) / volume[0].sum()
 
 
+def triangles(size, new_size):
+    """The matrix of linear interpolation from one number of pixels to another, entry by entry."""
+    matrix, scale = np.zeros((new_size, size)), size / new_size
+    for row, column in np.ndindex(new_size, size):
+        center = min(max((row + 0.5) * scale - 0.5, 0), size - 1)
+        matrix[row, column] = max(0, 1 - abs(column - center) / max(1, scale))
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
 def dice(first, second):
     return 2 * (first & second).sum() / (first.sum() + second.sum())
 
@@ -198,6 +207,47 @@ def test_shrinking_averages_instead_of_dropping_pixels(make_affine):
     np.testing.assert_allclose(to_slice_frame(stripes, frame), 0.5, atol=0.1)
 
 
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "PLS", "SRA", "IAR", "ASL"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("pixel_spacing", [0.37, 0.95, 1.9])
+def test_linear_interpolation_is_two_products_with_a_matrix_of_triangles(store, codes, order, pixel_spacing):
+    # More rows and slices than are taken at once; whatever the order of axes and voxels, as the plain formula says.
+    anatomy = np.random.default_rng(5).uniform(-50, 200, (2, 41, 37, 19)).astype(np.float32)
+    volume, affine = store(anatomy, codes)
+    volume = np.asarray(volume, order=order)
+    frame = find_slice_frame(volume, affine, known_spacing(affine, 2), pixel_spacing=pixel_spacing, crop_to_head=False)
+    rows, columns = (triangles(size, new) for size, new in zip((41, 37), frame.scaled_shape, strict=False))
+    scaled = np.einsum("hi,wj,cijk->chwk", rows, columns, anatomy, optimize=True)
+    expected = np.empty((2, *frame.crop_shape))
+    expected[...] = scaled.min(axis=(1, 2, 3), keepdims=True)
+    inner = tuple(slice(-start, size - start) for start, size in zip(frame.crop_start, frame.scaled_shape, strict=True))
+    expected[:, *inner] = scaled
+    np.testing.assert_allclose(to_slice_frame(volume, frame), expected, atol=1e-4)
+
+    there = np.random.default_rng(6).random((2, *frame.crop_shape))
+    rows, columns = (triangles(size, new) for size, new in zip(frame.scaled_shape, (41, 37), strict=False))
+    back = np.einsum("hi,wj,cijk->chwk", rows, columns, there[:, *inner], optimize=True)
+    returned = from_slice_frame(there, frame)
+    np.testing.assert_allclose(returned, store(back, codes)[0], atol=1e-6)
+
+
+def test_padding_is_the_smallest_value_even_if_it_lies_outside_of_the_crop(make_affine, make_head):
+    head, _ = make_head((42, 52, 13), (18.0, 27.0, 6.0))
+    head[0, 0, 0] = -40
+    frame = find_slice_frame(head[None], make_affine("LPS"), (0.9, 1.1, 4.5), divisor=64)
+    assert frame.crop_start[0] < 0 < frame.crop_start[2]  # padded, and without the lowest slice
+    result = to_slice_frame(head[None], frame)
+    uncropped = to_slice_frame(head[None], whole(head[None], make_affine("LPS"), (0.9, 1.1, 4.5)))
+    assert result[0, 0, 0, 0] == uncropped.min() < -30
+
+
+def test_slices_lie_one_behind_the_other_in_memory_and_results_as_in_a_nifti_file(make_affine, anatomy):
+    frame = find_slice_frame(anatomy, make_affine("RAS"), (0.9, 1.1, 4.5))
+    there = to_slice_frame(anatomy, frame)
+    assert there.transpose(0, 3, 1, 2).flags.c_contiguous
+    assert all(channel.flags.f_contiguous for channel in from_slice_frame(there, frame))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_nonfinite_voxel_counts_as_air_and_does_not_spread(make_affine, anatomy, value):
     frame = whole(anatomy, make_affine("LPS"), (0.9, 1.1, 4.5), pixel_spacing=0.5)
@@ -247,8 +297,9 @@ def test_the_crop_follows_flair_of_three_sequences_and_the_only_one(make_head, m
 
 
 def test_outside_of_the_crop_the_fill_value_comes_back(make_head, make_affine):
-    head, inside = make_head()
+    head, inside = make_head((42, 52, 13), (18.0, 27.0, 6.0))
     frame = find_slice_frame(head[None], make_affine("RAI"), None, divisor=1, margin=1)
+    assert 0 < frame.crop_start[2] < frame.scaled_shape[2] - frame.crop_shape[2]  # slices left out at either end
     back = from_slice_frame(to_slice_frame(head[None], frame), frame, fill=-7)[0]
     assert back[0, 0, 0] == -7
     np.testing.assert_array_equal(back[back != -7], head[back != -7])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from transforms.intensity import find_head, normalize_intensity, otsu_threshold, replace_nonfinite
+from transforms.intensity import find_head, find_head_box, normalize_intensity, otsu_threshold, replace_nonfinite
 
 SHAPE = (3, 11, 13, 7)  # all sizes differ, so a swapped axis cannot pass unseen
 
@@ -91,6 +91,34 @@ def test_a_head_too_small_for_percentiles_is_found():
     found = find_head(volume)
     assert found[11:13, 20:23, 4].all()
     assert found.sum() == 4 * 5  # the box and the one pixel around it that smoothing adds
+
+
+@pytest.mark.parametrize(
+    ("shape", "center"),
+    [((42, 52, 9), (18, 27, 4)), ((83, 51, 9), (40, 27, 4)), ((65, 97, 7), (60, 90, 6)), ((64, 65, 3), (63, 64, 2))],
+)
+def test_the_heads_box_is_the_extent_of_its_mask(make_head, shape, center):
+    volume, _ = make_head(shape, center)
+    found = find_head(volume)
+    extent = []
+    for axis in range(3):
+        places = np.unique(found.nonzero()[axis])
+        extent.append(slice(places[0], places[-1] + 1))
+    assert find_head_box(volume) == tuple(extent)
+
+
+def test_the_box_of_a_constant_volume_is_all_of_it():
+    assert find_head_box(np.full((65, 70, 3), 7.0)) == (slice(0, 65), slice(0, 70), slice(0, 3))
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)])
+def test_how_a_volume_lies_in_memory_does_not_matter(make_head, axes):
+    volume, _ = make_head((83, 51, 9), (40.0, 27.0, 4.0))
+    stored = volume.transpose(axes).copy().transpose(np.argsort(axes))
+    np.testing.assert_array_equal(find_head(stored), find_head(volume))
+    flipped = volume[::-1, :, ::-1].copy()[::-1, :, ::-1]
+    np.testing.assert_array_equal(normalize_intensity(flipped[None]), normalize_intensity(volume[None]))
+    np.testing.assert_array_equal(normalize_intensity(stored[None]), normalize_intensity(volume[None]))
 
 
 def test_a_constant_volume_is_head_everywhere():

@@ -54,6 +54,15 @@ def test_the_soft_dice_is_the_dice_on_average_where_probabilities_are_right():
     assert soft_dice(probabilities, mask) == pytest.approx(np.mean(dices), abs=0.005)
 
 
+def test_how_probabilities_and_mask_lie_in_memory_does_not_matter():
+    probabilities = np.random.default_rng(1).random((5, 6, 7), dtype=np.float32)
+    mask = probabilities > 0.6
+    expected = soft_dice(probabilities, mask)
+    for first in (probabilities, np.asfortranarray(probabilities), probabilities[::-1].copy()[::-1]):
+        for second in (mask, np.asfortranarray(mask), mask[:, ::-1].copy()[:, ::-1]):
+            assert soft_dice(first, second) == pytest.approx(expected, abs=1e-12)
+
+
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"mask must have the probabilities' shape \(2, 2, 2\), got \(2, 2, 3\)"):
         soft_dice(np.zeros((2, 2, 2)), np.zeros((2, 2, 3)))

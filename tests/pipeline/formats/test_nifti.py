@@ -233,6 +233,10 @@ def test_only_a_mask_of_zeros_and_ones_on_the_scans_grid_is_written(make_nifti, 
         write_mask(np.zeros((13, 11, 7)), scan, tmp_path / "mask.nii.gz")
     with pytest.raises(ValueError, match="from 0 to 255"):
         write_mask(corner_mask((11, 13, 7)) * 255, scan, tmp_path / "mask.nii.gz")
+    first = np.zeros((11, 13, 7))
+    first[0, 0, 0] = 0.5
+    with pytest.raises(ValueError, match=r"from 0\.0 to 0\.5"):
+        write_mask(first, scan, tmp_path / "mask.nii.gz")
     with pytest.raises(ValueError, match="between 0 and 1, got values from -3 to 2"):
         write_probabilities(np.linspace(-3, 2, 1001).reshape(11, 13, 7), scan, tmp_path / "p.nii.gz")
     with pytest.raises(ValueError, match=r"got 'mask\.img'"):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import os
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -10,6 +13,19 @@ import pytest
 from pipeline.errors import ScanError
 from pipeline.formats.nifti import read_scan
 from pipeline.formats.nifti_header import MAX_VOXELS
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pydicom") is None, reason="pydicom is not installed")
+def test_pydicom_is_neither_loaded_nor_lost():
+    code = (
+        "import sys\n"
+        "import pipeline.formats.nifti_header\n"
+        "print('pydicom' in sys.modules)\n"
+        "import pydicom\n"
+        "print(pydicom is sys.modules['pydicom'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_a_sequence_on_another_grid_is_refused(make_nifti, make_affine, numbered_volume, refusal):
