@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["export_bundle"]
 
 # What the fast road does, step by step, as the config names it. Another chain is for the reference road alone.
-VOLUME_TRANSFORMS = ("ToSliceFramed", "NormalizeHeadIntensityd", "FillSequencesd")
+VOLUME_TRANSFORMS = ("ToSliceFramed", "ReduceNoised", "NormalizeHeadIntensityd", "FillSequencesd")
+# What the manifest tells of them, in the same order; filling in sequences has no parameters.
+PARAMETERS = {
+    "frame": ("pixel_spacing", "divisor", "crop_to_head", "margin"),
+    "noise": ("highest_noise",),
+    "intensity": ("lower_percentile", "upper_percentile"),
+}
 PROBABILITY_TRANSFORMS = ("Activationsd", "FromSliceFramed")
 MASK_TRANSFORMS = ("AsDiscreted", "CastToTyped")
 
@@ -49,7 +55,7 @@ def export_bundle(bundle: Path) -> Artefact:
     # What torch and MONAI say to developers is not for the user's eyes.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        frame, intensity = _surroundings(road.config)
+        parameters = _surroundings(road.config)
         in_channels = int(road.config.get_parsed_content("network_def#in_channels"))
         network = bundle / FOLDER / NETWORK_FILE
         _write_network(road.network, in_channels, network)
@@ -58,16 +64,17 @@ def export_bundle(bundle: Path) -> Artefact:
         config_sha256=hash_file(bundle / "configs" / "inference.yaml"),
         network_sha256=hash_file(network),
         in_channels=in_channels,
-        frame=frame,
-        intensity=intensity,
+        frame=parameters["frame"],
+        noise=parameters["noise"],
+        intensity=parameters["intensity"],
         software={name: metadata.version(name) for name in ("torch", "monai", "onnx")},
     )
     write_manifest(bundle, manifest)
     return Artefact(network, manifest)
 
 
-def _surroundings(config: ConfigParser) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters of the slice frame and of the normalisation that the config's transforms have.
+def _surroundings(config: ConfigParser) -> dict[str, dict[str, Any]]:
+    """Return the parameters that the config's transforms have, by the step of the fast road they belong to.
 
     Raises:
         BundleError: If the config does anything that the fast road does not do.
@@ -85,10 +92,8 @@ def _surroundings(config: ConfigParser) -> tuple[dict[str, Any], dict[str, Any]]
     context, classes = config["slice_context"], config.get_parsed_content("network_def#out_channels")
     if context != 0 or classes != 2:
         raise BundleError(f"slice_context must be 0 and out_channels 2 to be exported, got {context} and {classes}")
-    to_frame, normalize, _ = parsed["volume_transforms"]
-    frame = ("pixel_spacing", "divisor", "crop_to_head", "margin")
-    intensity = ("lower_percentile", "upper_percentile")
-    return {name: getattr(to_frame, name) for name in frame}, {name: getattr(normalize, name) for name in intensity}
+    steps = dict(zip(PARAMETERS, parsed["volume_transforms"], strict=False))
+    return {step: {name: getattr(transform, name) for name in PARAMETERS[step]} for step, transform in steps.items()}
 
 
 def _write_network(network: torch.nn.Module, in_channels: int, path: Path) -> None:

@@ -79,13 +79,14 @@ class FastRoad:
         return self._engine.result().name
 
     def prepare(self, scan: Scan) -> SliceFramed:
-        """Bring a scan into the slice frame and normalise it."""
+        """Bring a scan into the slice frame, reduce its noise where there is much, and normalise it."""
+        from transforms.denoising import reduce_noise
         from transforms.geometry import find_slice_frame, to_slice_frame
         from transforms.intensity import normalize_intensity
 
         frame = find_slice_frame(scan.image, scan.affine, scan.spacing, **self.manifest.frame)
         framed = np.asarray(to_slice_frame(scan.image, frame), dtype=np.float32)
-        image = normalize_intensity(framed, **self.manifest.intensity)
+        image = normalize_intensity(reduce_noise(framed, **self.manifest.noise), **self.manifest.intensity)
         if len(image) == 1:
             image = np.broadcast_to(image, (self.manifest.in_channels, *image.shape[1:]))
         return SliceFramed(image, frame)

@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
+from transforms.denoising import HIGHEST_TRAINING_NOISE, reduce_noise
 from transforms.geometry import (
     TRAINING_PIXEL_SPACING,
     SliceFrame,
@@ -30,6 +31,7 @@ __all__ = [
     "FromSliceFramed",
     "LabelToSliceFramed",
     "NormalizeHeadIntensityd",
+    "ReduceNoised",
     "ToSliceFramed",
 ]
 
@@ -136,6 +138,34 @@ class FromSliceFramed(MapTransform):
         for key in self.key_iterator(result):
             volume = _array(result[key]).astype(np.float32, copy=False)
             result[key] = _on_grid(from_slice_frame(volume, frame), image, np.asarray(frame.affine))
+        return result
+
+
+class ReduceNoised(MapTransform):
+    """Smooth what has more noise than the training scans; leave everything else as it is.
+
+    Args:
+        keys: Volumes ``(C, H, W, K)`` in the slice frame, before they are normalised.
+        highest_noise: Noise as a share of the tissue's standard deviation, up to which nothing is done.
+        allow_missing_keys: Whether a missing key is passed over.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        highest_noise: float = HIGHEST_TRAINING_NOISE,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.highest_noise = highest_noise
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the dictionary with the noise of every key reduced."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            volume = reduce_noise(_array(result[key]), highest_noise=self.highest_noise)
+            result[key] = _on_grid(volume, result[key], result[key].affine)
         return result
 
 

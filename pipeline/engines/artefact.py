@@ -33,6 +33,7 @@ class Manifest:
         network_sha256: Of the exported network itself.
         in_channels: Of the network's input.
         frame: Keyword arguments of ``transforms.geometry.find_slice_frame``.
+        noise: Keyword arguments of ``transforms.denoising.reduce_noise``.
         intensity: Keyword arguments of ``transforms.intensity.normalize_intensity``.
         software: Versions of what exported it.
         format: Of this file.
@@ -43,6 +44,7 @@ class Manifest:
     network_sha256: str
     in_channels: int
     frame: dict[str, Any]
+    noise: dict[str, Any]
     intensity: dict[str, Any]
     software: dict[str, str]
     format: int = FORMAT

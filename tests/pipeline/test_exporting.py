@@ -13,6 +13,7 @@ import yaml
 from pipeline.engines.artefact import hash_file, read_artefact
 from pipeline.errors import BundleError
 from pipeline.exporting import export_bundle
+from transforms.denoising import reduce_noise
 from transforms.geometry import find_slice_frame
 from transforms.intensity import normalize_intensity
 
@@ -44,7 +45,8 @@ def small_bundle(bundle):
 def test_the_manifest_tells_the_parameters_of_the_shipped_config(exported_bundle):
     manifest = read_artefact(exported_bundle, hash_file(exported_bundle / "models" / "model.pt")).manifest
     # The shipped config leaves everything at its default, which transforms and functions share.
-    for found, function in ((manifest.frame, find_slice_frame), (manifest.intensity, normalize_intensity)):
+    steps = {"frame": find_slice_frame, "noise": reduce_noise, "intensity": normalize_intensity}
+    for found, function in ((getattr(manifest, step), function) for step, function in steps.items()):
         parameters = inspect.signature(function).parameters.values()
         assert found == {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     assert manifest.in_channels == 3
@@ -53,11 +55,13 @@ def test_the_manifest_tells_the_parameters_of_the_shipped_config(exported_bundle
 def test_parameters_that_the_config_changes_arrive_in_the_manifest(small_bundle):
     def change(config):
         config["volume_transforms"][0].update(margin=3, divisor=32)
-        config["volume_transforms"][1]["upper_percentile"] = 98.0
+        config["volume_transforms"][1]["highest_noise"] = 0.3
+        config["volume_transforms"][2]["upper_percentile"] = 98.0
 
     edit(small_bundle, change)
     manifest = export_bundle(small_bundle).manifest
     assert (manifest.frame["margin"], manifest.frame["divisor"]) == (3, 32)
+    assert manifest.noise == {"highest_noise": 0.3}
     assert manifest.intensity == {"lower_percentile": 0.5, "upper_percentile": 98.0}
 
 
@@ -79,7 +83,7 @@ def test_exporting_again_after_the_weights_changed_makes_the_network_fit_again(s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["volume_transforms"].pop(2), "volume_transforms must be ToSliceFramed, Norm.*got ToSlice"),
+        (lambda c: c["volume_transforms"].pop(3), "volume_transforms must be ToSliceFramed, Reduce.*got ToSlice"),
         (lambda c: c["volume_transforms"].reverse(), "volume_transforms must be"),
         (lambda c: c["mask_transforms"].insert(0, {"_target_": "FillHolesd", "keys": "pred"}), "mask_transforms"),
         (lambda c: c["probability_transforms"].pop(0), "probability_transforms must be"),

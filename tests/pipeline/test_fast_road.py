@@ -19,12 +19,15 @@ def both_roads(bundle):
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "PSR", "oblique"])
 @pytest.mark.parametrize("unit", ["mm", "unknown"])
+@pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("sequences", [1, 3])
 def test_both_roads_give_the_network_the_same_voxels(
-    orientation, unit, sequences, anatomy, make_nifti, exported_bundle
+    orientation, unit, sequences, noisy, anatomy, make_nifti, exported_bundle
 ):
     spacing = (1.0, 1.0, 1.0) if unit == "unknown" else (0.6, 1.3, 4.0)
     volume, lesion = anatomy
+    if noisy:
+        volume = volume + np.random.default_rng(7).normal(0, 60, volume.shape).astype(volume.dtype)
     files = [
         make_nifti(f"{n}.nii.gz", orientation=orientation, volume=volume + n * lesion.astype(volume.dtype),
                    spacing=spacing, unit=unit)

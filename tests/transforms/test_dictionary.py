@@ -5,11 +5,13 @@ import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import Compose, CopyItemsd, LoadImaged
 
+from transforms.denoising import reduce_noise
 from transforms.dictionary import (
     FillSequencesd,
     FromSliceFramed,
     LabelToSliceFramed,
     NormalizeHeadIntensityd,
+    ReduceNoised,
     ToSliceFramed,
 )
 from transforms.geometry import find_slice_frame, known_spacing, to_slice_frame
@@ -219,6 +221,17 @@ def test_normalising_is_what_the_pure_function_does_and_keeps_the_grid(make_volu
     assert result.meta["note"] == "kept"
 
 
+@pytest.mark.parametrize("highest_noise", [0.0, 0.15, 1e9])
+def test_reducing_noise_is_what_the_pure_function_does_and_keeps_the_grid(make_volume, highest_noise):
+    noisy = np.random.default_rng(4).normal(100, 30, (2, 40, 44, 6)).astype(np.float32)
+    volume = make_volume(noisy, note="kept")
+    result = ReduceNoised("image", highest_noise=highest_noise)({"image": volume})["image"]
+    np.testing.assert_array_equal(result, reduce_noise(noisy, highest_noise=highest_noise))
+    assert np.array_equal(result, noisy) == (highest_noise > 1)
+    np.testing.assert_array_equal(result.affine, volume.affine)
+    assert result.meta["note"] == "kept"
+
+
 def test_flair_alone_stands_in_for_all_three_sequences(make_volume, numbered):
     volume = make_volume(numbered[1:2], note="kept")
     result = FillSequencesd("image")({"image": volume})["image"]
@@ -243,6 +256,7 @@ def test_another_number_of_sequences_is_refused(make_volume, channels):
 # --- manners of a dictionary transform --------------------------------------------------
 
 EVERY_TRANSFORM = [ToSliceFramed, LabelToSliceFramed, FromSliceFramed, NormalizeHeadIntensityd, FillSequencesd]
+EVERY_TRANSFORM += [ReduceNoised]
 
 
 @pytest.mark.parametrize("transform", EVERY_TRANSFORM)

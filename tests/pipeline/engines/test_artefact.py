@@ -21,7 +21,10 @@ def folder(tmp_path):
         file.write_bytes(content)
     names = ("models/model.pt", "configs/inference.yaml", "models/exported/network.onnx")
     hashes = (hash_file(tmp_path / name) for name in names)
-    write_manifest(tmp_path, Manifest(*hashes, 3, {"divisor": 16}, {"lower_percentile": 0.5}, {"torch": "2"}))
+    write_manifest(
+        tmp_path,
+        Manifest(*hashes, 3, {"divisor": 16}, {"highest_noise": 0.2}, {"lower_percentile": 0.5}, {"torch": "2"}),
+    )
     return tmp_path
 
 
@@ -34,6 +37,7 @@ def test_what_was_written_is_read(folder):
     assert artefact.network.read_bytes() == b"network"
     assert artefact.manifest.frame == {"divisor": 16}
     assert artefact.manifest.intensity == {"lower_percentile": 0.5}
+    assert artefact.manifest.noise == {"highest_noise": 0.2}
     assert artefact.manifest.in_channels == 3
 
 
