@@ -234,14 +234,16 @@ def _describe_lesions(found: Measurements) -> str:
 @contextmanager
 def _progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr where somebody watches; yield what moves it, given the work done and its total."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     redirect = sys.stdout.isatty()  # else what is printed for a file would appear on the screen
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden, redirect_stdout=redirect) as progress:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
