@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
@@ -89,4 +90,12 @@ def test_names_say_the_precision(network):
     assert OnnxEngine(network).name == "onnx f32"
     assert OpenVINOEngine(network, "bf16").name == "openvino bf16"
     assert OpenVINOEngine(network).name == f"openvino {best_precision()}"
-    assert best_precision() in ("f16", "f32")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [(["FP32", "FP16", "BF16"], "f16"), (["BF16", "FP32", "INT8"], "bf16"), (["FP32", "INT8"], "f32")],
+)
+def test_the_precision_is_one_that_the_processor_multiplies_itself(capabilities, precision, monkeypatch):
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *args: capabilities)
+    assert best_precision() == precision
