@@ -185,12 +185,12 @@ def finish_case(predictor: Predictor, ready: PreparedCase, inferred: Inferred) -
             engine=predictor.engine,
             seconds={**stages, "total": total},
             assessment=prediction.assessment,
-            warnings=read.warnings,
+            warnings=(*read.warnings, *prediction.warnings),
             notes=read.notes,
         ),
     )
     assessment = prediction.assessment
-    warnings = (*(() if assessment is None else assessment.warnings), *read.warnings)
+    warnings = (*(() if assessment is None else assessment.warnings), *read.warnings, *prediction.warnings)
     return CaseResult(mask, report, overlay, probabilities, segmentation, measurements, assessment, warnings, total)
 
 

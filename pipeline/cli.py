@@ -62,7 +62,7 @@ def main() -> None:
 def segment(
     scans: Annotated[
         list[Path],
-        typer.Argument(metavar="SCAN...", help="FLAIR as NIfTI; DICOM folder or zip; LGG folder."),
+        typer.Argument(metavar="SCAN...", help="FLAIR as NIfTI, NRRD or MHA; DICOM folder or zip; LGG folder."),
     ],
     output: OutOption,
     t1: Annotated[Path | None, typer.Option(help="T1 before contrast, beside a NIfTI; one scan only.")] = None,

@@ -39,10 +39,12 @@ class SliceFramed:
     Attributes:
         image: t1, flair and t1c ``(3, H, W, K)``, float32, normalised; for FLAIR alone three views of it.
         frame: The way back.
+        smoothed: Whether it had more noise than the training scans, so that some was taken out.
     """
 
     image: NDArray[np.float32]
     frame: SliceFrame
+    smoothed: bool
 
 
 def installed_engines() -> list[str]:
@@ -86,10 +88,11 @@ class FastRoad:
 
         frame = find_slice_frame(scan.image, scan.affine, scan.spacing, **self.manifest.frame)
         framed = np.asarray(to_slice_frame(scan.image, frame), dtype=np.float32)
-        image = normalize_intensity(reduce_noise(framed, **self.manifest.noise), **self.manifest.intensity)
+        reduced = reduce_noise(framed, **self.manifest.noise)
+        image = normalize_intensity(reduced, **self.manifest.intensity)
         if len(image) == 1:
             image = np.broadcast_to(image, (self.manifest.in_channels, *image.shape[1:]))
-        return SliceFramed(image, frame)
+        return SliceFramed(image, frame, smoothed=reduced is not framed)
 
     def infer(self, prepared: SliceFramed, on_progress: Callable[[int, int], None] | None) -> NDArray[np.float32]:
         """Return the probabilities of lesion ``(H, W, K)`` in the slice frame."""
@@ -117,6 +120,10 @@ class FastRoad:
         on_grid = from_slice_frame(probabilities[None], prepared.frame)[0]
         # Of two classes the likelier one is the one above one half.
         return on_grid, (on_grid > 0.5).view(np.uint8)
+
+    def was_smoothed(self, prepared: SliceFramed) -> bool:
+        """Return whether noise was taken out of the scan."""
+        return prepared.smoothed
 
     def flair(self, prepared: SliceFramed) -> NDArray[np.float32]:
         """Return the FLAIR as the network sees it, ``(H, W, K)``."""

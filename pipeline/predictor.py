@@ -33,13 +33,18 @@ SEGMENTATION_BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "flair_a
 # Where this is, there is an NVIDIA GPU; asking torch would take longer than many a scan.
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 
+SMOOTHED = (
+    "The scan is noisier than those the network was trained on and was smoothed first; small or faint lesions may be "
+    "missed, so review the mask."
+)
+
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """A scan on its way into the network; what ``Predictor.prepare`` returns.
+class Step:
+    """What one step of the road made of a scan.
 
     Attributes:
-        content: What the road makes of it.
+        content: For the next step of the same road.
         seconds: Wall-clock time it took.
     """
 
@@ -47,17 +52,12 @@ class Prepared:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class Inferred:
-    """What the network made of a scan; what ``Predictor.infer`` returns.
+class Prepared(Step):
+    """A scan ready for the network; what ``Predictor.prepare`` returns."""
 
-    Attributes:
-        content: What the road makes of it.
-        seconds: Wall-clock time it took.
-    """
 
-    content: Any
-    seconds: float
+class Inferred(Step):
+    """What the network made of a scan; what ``Predictor.infer`` returns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +68,14 @@ class Prediction:
         mask: ``(I, J, K)``, uint8: 0 background, 1 FLAIR abnormality.
         probabilities: Of FLAIR abnormality, ``(I, J, K)``, float32.
         assessment: How far the mask can be trusted; None where the bundle does not say.
+        warnings: What was done to the scan that may make the mask worse, one sentence each.
         seconds: Wall-clock time of ``preprocess``, ``network`` and ``postprocess``.
     """
 
     mask: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
     assessment: Assessment | None
+    warnings: tuple[str, ...]
     seconds: dict[str, float]
 
 
@@ -92,6 +94,9 @@ class Road(Protocol):
 
     def finish(self, prepared: Any, inferred: Any) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return the probabilities of lesion and the mask, both ``(I, J, K)`` on the scan's own voxels."""
+
+    def was_smoothed(self, prepared: Any) -> bool:
+        """Return whether noise was taken out of the scan."""
 
     def flair(self, prepared: Any) -> NDArray[np.float32]:
         """Return the FLAIR as the network sees it, ``(H, W, K)``."""
@@ -195,7 +200,8 @@ class Predictor:
             "network": inferred.seconds,
             "postprocess": time.perf_counter() - started,
         }
-        return Prediction(mask=mask, probabilities=probabilities, assessment=assessment, seconds=seconds)
+        warnings = (SMOOTHED,) if self.road.was_smoothed(prepared.content) else ()
+        return Prediction(mask, probabilities, assessment, warnings, seconds)
 
     @cached_property
     def assessor(self) -> Assessor | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ScanError
+from pipeline.formats.itk import ITK_ENDINGS, read_itk
 from pipeline.formats.nifti import read_scan
 from pipeline.formats.nifti_header import printable
 from pipeline.formats.scan import Scan
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ReadScan", "case_name", "read_case"]
 
-ENDINGS = (".nii.gz", ".nii", ".zip", ".dcm", ".ima")
+ENDINGS = (".nii.gz", ".nii", ".zip", ".dcm", ".ima", *ITK_ENDINGS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +46,12 @@ def case_name(path: Path) -> str:
 
 
 def read_case(path: Path, t1: Path | None = None, t1c: Path | None = None, series: str | None = None) -> ReadScan:
-    """Read a scan: FLAIR as NIfTI, a study as DICOM, or one patient's folder of the LGG slices.
+    """Read a scan: FLAIR as NIfTI, NRRD or MetaImage, a study as DICOM, or one patient's folder of the LGG slices.
 
     Args:
-        path: NIfTI file; folder or zip of DICOM files, or one multi-frame file; folder of ``<patient>_<k>.tif`` slices.
-        t1: Pre-contrast T1 beside a NIfTI FLAIR; DICOM and LGG slices bring their own.
+        path: NIfTI, NRRD or MetaImage file; folder or zip of DICOM files, or one multi-frame file; folder of
+            ``<patient>_<k>.tif`` slices.
+        t1: Pre-contrast T1 beside a FLAIR file; DICOM and LGG slices bring their own.
         t1c: Post-contrast T1; as ``t1``.
         series: SeriesInstanceUID to read as FLAIR; None to find it.
 
@@ -64,18 +66,18 @@ def read_case(path: Path, t1: Path | None = None, t1c: Path | None = None, serie
     if series is not None and not dicom:
         raise ScanError(f"{printable(path)}: --series goes with DICOM, got none")
     if not dicom and not has_slices:
-        return _read_nifti(path, t1, t1c)
+        return _read_files(path, t1, t1c)
     if t1 is not None or t1c is not None:
         kind = "a folder of slices" if has_slices else "a DICOM study"
         raise ScanError(f"{printable(path)}: {kind} holds its own t1 and t1c; leave out --t1 and --t1c")
     return _read_slices(path) if has_slices else _read_dicom(path, series)
 
 
-def _read_nifti(path: Path, t1: Path | None, t1c: Path | None) -> ReadScan:
+def _read_files(path: Path, t1: Path | None, t1c: Path | None) -> ReadScan:
     if t1 is None and t1c is None:
-        return ReadScan(read_scan(path))
-    flair, others = read_scan(path), {"t1": t1, "t1c": t1c}
-    scans = {name: read_scan(file) for name, file in others.items() if file is not None}
+        return ReadScan(_read_volume(path))
+    flair, others = _read_volume(path), {"t1": t1, "t1c": t1c}
+    scans = {name: _read_volume(file) for name, file in others.items() if file is not None}
     if any(scan.spacing is None for scan in (flair, *scans.values())):
         # Without millimetres there is no common space: only the very same grid will do.
         return ReadScan(read_scan(path, t1, t1c))
@@ -84,6 +86,10 @@ def _read_nifti(path: Path, t1: Path | None, t1c: Path | None) -> ReadScan:
     moved = [name for name, scan in scans.items() if not is_same_grid(scan, flair)]
     combined = combine_sequences(flair, scans.get("t1"), scans.get("t1c"))
     return ReadScan(combined, notes=tuple(f"{name} was resampled onto the FLAIR's grid" for name in moved))
+
+
+def _read_volume(path: Path) -> Scan:
+    return read_itk(path) if path.name.lower().endswith(ITK_ENDINGS) else read_scan(path)
 
 
 def _read_dicom(path: Path, series: str | None) -> ReadScan:

@@ -68,6 +68,12 @@ class ReferenceRoad:
         probabilities = data["pred"][LESION].numpy()
         return probabilities, self._compose("mask_transforms")(data)["pred"][0].numpy()
 
+    def was_smoothed(self, prepared: dict[str, Any]) -> bool:
+        """Return whether noise was taken out of the scan."""
+        from transforms.dictionary import NOISE_META_KEY
+
+        return bool(prepared["image"].meta.get(NOISE_META_KEY, False))
+
     def flair(self, prepared: dict[str, Any]) -> NDArray[np.float32]:
         """Return the FLAIR as the network sees it, ``(H, W, K)``."""
         from transforms.geometry import FLAIR_CHANNEL

@@ -38,6 +38,9 @@ __all__ = [
 # Key of the volume's metadata under which ToSliceFramed leaves what FromSliceFramed needs.
 FRAME_META_KEY = "slice_frame"
 
+# Key of the volume's metadata under which ReduceNoised tells whether it had anything to do.
+NOISE_META_KEY = "noise_reduced"
+
 UNIT_MASK = 0b111  # the bits of NIfTI's xyzt_units that name the spatial unit
 MILLIMETRE = 2
 
@@ -144,6 +147,8 @@ class FromSliceFramed(MapTransform):
 class ReduceNoised(MapTransform):
     """Smooth what has more noise than the training scans; leave everything else as it is.
 
+    Which of the two it was is kept in the volume's metadata.
+
     Args:
         keys: Volumes ``(C, H, W, K)`` in the slice frame, before they are normalised.
         highest_noise: Noise as a share of the tissue's standard deviation, up to which nothing is done.
@@ -164,8 +169,10 @@ class ReduceNoised(MapTransform):
         """Return the dictionary with the noise of every key reduced."""
         result = dict(data)
         for key in self.key_iterator(result):
-            volume = reduce_noise(_array(result[key]), highest_noise=self.highest_noise)
+            before = _array(result[key])
+            volume = reduce_noise(before, highest_noise=self.highest_noise)
             result[key] = _on_grid(volume, result[key], result[key].affine)
+            result[key].meta[NOISE_META_KEY] = volume is not before
         return result
 
 

@@ -113,6 +113,13 @@ def test_probabilities_agree_with_the_mask_and_progress_reaches_the_end(anatomy,
     assert set(prediction.seconds) == {"preprocess", "network", "postprocess"}
 
 
+@pytest.mark.parametrize("deviation", [0, 120])
+def test_a_scan_that_had_to_be_smoothed_is_said_to_be(deviation, anatomy, make_nifti, make_predictor):
+    volume = anatomy[0] + np.random.default_rng(5).normal(0, deviation, anatomy[0].shape).astype(np.int16)
+    prediction = make_predictor().predict(read_scan(make_nifti(volume=volume)))
+    assert [("noisier" in warning) for warning in prediction.warnings] == [True] * (deviation > 0)
+
+
 def test_the_bundles_own_network_and_weights_are_used(bundle, anatomy, make_nifti):
     scan = read_scan(make_nifti(volume=anatomy[0]))
     first = Predictor(bundle, device="cpu").predict(scan).probabilities
