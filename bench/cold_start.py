@@ -15,7 +15,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -266,14 +265,7 @@ def describe_work(work: Work, floor: Floor) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables and return the exit code."""
-    options = parse_arguments(arguments)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(options, Path(folder))
-    except AR2UNetError as error:
-        measuring.say(f"error: {error}")
-        return error.exit_code
-    return 0
+    return measuring.run_benchmark(measure, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -247,14 +246,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables and return the exit code."""
-    options = parse_arguments(arguments)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            measure(options, Path(folder))
-    except AR2UNetError as error:
-        measuring.say(f"error: {error}")
-        return error.exit_code
-    return 0
+    return measuring.run_benchmark(measure, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import platform
 import re
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -247,6 +248,17 @@ def parse_channels(text: str) -> tuple[int, ...]:
     if len(channels) < 2 or min(channels) < 1:
         raise AR2UNetError(f"--channels must be at least two whole numbers such as 32,64,128, got {text!r}")
     return channels
+
+
+def run_benchmark(measure: Callable[[argparse.Namespace, Path], None], options: argparse.Namespace) -> int:
+    """Measure in a temporary folder, say in one line what went wrong, and return the exit code."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(options, Path(folder))
+    except AR2UNetError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    return 0
 
 
 def say(line: str) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.errors import ScanError
 from pipeline.formats.nifti import write_mask, write_probabilities
@@ -21,6 +21,8 @@ from pipeline.report import build_report, write_report
 
 if TYPE_CHECKING:
     from pipeline.confidence.assessment import Assessment
+    from pipeline.formats.dicom.source import DicomSource
+    from pipeline.formats.scan import Scan
     from pipeline.predictor import Inferred, Prediction, Prepared
 
 __all__ = [
@@ -85,7 +87,7 @@ class CaseResult:
         report: JSON, as ``schemas/report.schema.json`` describes it.
         overlay: PNG montage with the mask's outline.
         probabilities: NIfTI of probabilities, where asked for.
-        segmentation: The mask as DICOM SEG, where the scan was DICOM.
+        segmentation: The mask as DICOM SEG, where the scan was DICOM whose headers allow one.
         measurements: Of the mask.
         assessment: How far the mask can be trusted; None where the bundle does not say.
         warnings: What the reader of the result should know, one sentence each.
@@ -164,53 +166,54 @@ def finish_case(predictor: Predictor, ready: PreparedCase, inferred: Inferred) -
     probabilities = case.out / f"{case.name}_probabilities.nii.gz" if case.with_probabilities else None
     if probabilities is not None:
         write_probabilities(prediction.probabilities, scan, probabilities)
-    segmentation = case.out / f"{case.name}_seg.dcm" if read.source is not None else None
-    if segmentation is not None:
-        _write_dicom(predictor, prediction, ready, segmentation)
+    segmentation: Path | None = None
+    unwritten: tuple[str, ...] = ()
+    if read.source is not None:
+        try:
+            segmentation = _write_dicom(predictor, prediction, case, scan, read.source)
+        except ScanError as error:  # what the headers lack for DICOM shall not cost the other results
+            unwritten = (f"no DICOM SEG was written: {error}",)
     overlay = case.out / "overlay.png"
     draw_overlay(scan, prediction.mask, overlay, measurements)
     stages = {"read": ready.read_seconds, **prediction.seconds, "write": time.perf_counter() - started}
     total = sum(stages.values())
     inputs = {"t1": case.t1, "flair": case.flair, "t1c": case.t1c}
-    report = case.out / "report.json"
-    write_report(
-        report,
-        build_report(
-            scan=scan,
-            measurements=measurements,
-            inputs={name: file for name, file in inputs.items() if file is not None},
-            bundle_name=predictor.bundle.name,
-            bundle_version=predictor.version,
-            weights_sha256=predictor.weights_sha256,
-            engine=predictor.engine,
-            seconds={**stages, "total": total},
-            assessment=prediction.assessment,
-            warnings=(*read.warnings, *prediction.warnings),
-            notes=read.notes,
-        ),
+    content = build_report(
+        scan=scan,
+        measurements=measurements,
+        inputs={name: file for name, file in inputs.items() if file is not None},
+        bundle_name=predictor.bundle.name,
+        bundle_version=predictor.version,
+        weights_sha256=predictor.weights_sha256,
+        engine=predictor.engine,
+        seconds={**stages, "total": total},
+        assessment=prediction.assessment,
+        warnings=(*read.warnings, *prediction.warnings, *unwritten),
+        notes=read.notes,
     )
-    assessment = prediction.assessment
-    warnings = (*(() if assessment is None else assessment.warnings), *read.warnings, *prediction.warnings)
-    return CaseResult(mask, report, overlay, probabilities, segmentation, measurements, assessment, warnings, total)
+    report = case.out / "report.json"
+    write_report(report, content)
+    warnings = tuple(cast("list[str]", content["warnings"]))
+    return CaseResult(
+        mask, report, overlay, probabilities, segmentation, measurements, prediction.assessment, warnings, total
+    )
 
 
-def _write_dicom(predictor: Predictor, prediction: Prediction, ready: PreparedCase, path: Path) -> None:
-    """Write the mask, and the probabilities where asked for, as DICOM SEG beside the NIfTI files."""
+def _write_dicom(predictor: Predictor, prediction: Prediction, case: Case, scan: Scan, source: DicomSource) -> Path:
+    """Write the mask, and the probabilities where asked for, as DICOM SEG; return the mask's path."""
     from pipeline.formats.dicom.segmentation import write_fractional_segmentation, write_segmentation
 
-    scan, source = ready.read.scan, ready.read.source
-    if source is None:
-        return
+    path = case.out / f"{case.name}_seg.dcm"
     name, version, weights = predictor.bundle.name, predictor.version, predictor.weights_sha256
     write_segmentation(
         prediction.mask, scan, source, path, model_name=name, model_version=version, weights_sha256=weights
     )
-    if ready.case.with_probabilities:
-        path = path.with_name(f"{ready.case.name}_probabilities_seg.dcm")
-        values = prediction.probabilities
+    if case.with_probabilities:
+        fractional, values = case.out / f"{case.name}_probabilities_seg.dcm", prediction.probabilities
         write_fractional_segmentation(
-            values, scan, source, path, model_name=name, model_version=version, weights_sha256=weights
+            values, scan, source, fractional, model_name=name, model_version=version, weights_sha256=weights
         )
+    return path
 
 
 def _make_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -200,8 +200,10 @@ class Predictor:
             "network": inferred.seconds,
             "postprocess": time.perf_counter() - started,
         }
-        warnings = (SMOOTHED,) if self.road.was_smoothed(prepared.content) else ()
-        return Prediction(mask, probabilities, assessment, warnings, seconds)
+        smoothed = self.road.was_smoothed(prepared.content)
+        if smoothed and assessment is not None:
+            assessment = replace(assessment, review=True)
+        return Prediction(mask, probabilities, assessment, (SMOOTHED,) if smoothed else (), seconds)
 
     @cached_property
     def assessor(self) -> Assessor | None:

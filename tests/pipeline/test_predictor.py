@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from pipeline.confidence.assessment import Assessment
 from pipeline.errors import BundleError
 from pipeline.formats.nifti import read_scan
 from pipeline.formats.scan import Scan
@@ -114,9 +117,12 @@ def test_probabilities_agree_with_the_mask_and_progress_reaches_the_end(anatomy,
 
 
 @pytest.mark.parametrize("deviation", [0, 120])
-def test_a_scan_that_had_to_be_smoothed_is_said_to_be(deviation, anatomy, make_nifti, make_predictor):
+def test_a_scan_that_had_to_be_smoothed_is_said_to_be_and_is_for_review(deviation, anatomy, make_nifti, make_predictor):
     volume = anatomy[0] + np.random.default_rng(5).normal(0, deviation, anatomy[0].shape).astype(np.int16)
-    prediction = make_predictor().predict(read_scan(make_nifti(volume=volume)))
+    predictor = make_predictor()
+    predictor.assessor = SimpleNamespace(assess=lambda *scan_and_mask: Assessment(0.9, review=False, warnings=()))
+    prediction = predictor.predict(read_scan(make_nifti(volume=volume)))
+    assert prediction.assessment.review == (deviation > 0)
     assert [("noisier" in warning) for warning in prediction.warnings] == [True] * (deviation > 0)
 
 

@@ -61,6 +61,22 @@ def test_what_is_doubtful_reaches_the_report_and_the_user(study, make_predictor,
     assert json.loads(result.report.read_text())["warnings"] == list(result.warnings)
 
 
+def test_headers_that_no_dicom_seg_can_refer_to_cost_only_the_dicom_seg(
+    write_series, anatomy, make_affine, make_predictor, tmp_path
+):
+    affine = make_affine("LPS", (0.9, 1.1, 4.5))
+    study = write_series(
+        volume=anatomy[0], affine=affine, edit=lambda header, k: header.__delattr__("StudyInstanceUID")
+    )
+    result = segment_case(make_predictor(), study, tmp_path / "out")
+    assert result.segmentation is None
+    assert nib.load(result.mask).shape == anatomy[0].shape
+    assert result.overlay.is_file()
+    (warning,) = json.loads(result.report.read_text())["warnings"]
+    assert "no DICOM SEG was written" in warning
+    assert "StudyInstanceUID" in warning
+
+
 def test_a_series_is_read_by_its_uid_and_a_study_takes_no_other_files(study, make_nifti):
     image = read_case(study, series=T1_UID).scan.image
     assert image[len(image) // 2].max() < read_case(study).scan.image[1].max()
