@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pipeline.evaluation.plots import (
 )
 from pipeline.evaluation.scoring import PatientScores
 from pipeline.evaluation.tables import METRICS
-from pipeline.formats.atomic import atomic_write
+from pipeline.html_page import figure, table, write_html
 
 __all__ = ["CasePicture", "write_page"]
 
@@ -53,19 +52,6 @@ PATIENT_COLUMNS = (
     "predicted_voxels",
     "volume_error_relative",
 )
-# The page promises to need nothing else, and the browser holds it to that.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.7rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
-figure { margin: 0; } figcaption { max-width: 36rem; font-size: 0.9rem; } img { max-width: 100%; height: auto; }
-.left-out { border-left: 4px solid #b00020; padding-left: 1rem; overflow-wrap: anywhere; }
-.key { display: inline-block; width: 1.2em; height: 0.35em; vertical-align: middle; }
-"""
 
 
 @dataclass(frozen=True)
@@ -119,24 +105,14 @@ def write_page(
         _patients(patients),
         "<p>For research use only. Not a medical device; not for diagnosis or treatment.</p>",
     ]
-    text = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Evaluation of {len(patients)} patients</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body></html>\n"
-    )
-    with atomic_write(path) as file:
-        # A file name may hold bytes that are no characters.
-        file.write(text.encode("utf-8", "backslashreplace"))
+    write_html(path, f"Evaluation of {len(patients)} patients", parts)
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:
     if not left_out:
         return ""
     items = "".join(f"<li>{html.escape(each.reason)}</li>" for each in left_out)
-    return f'<div class="left-out"><h2>Not scored: {len(left_out)}</h2><ul>{items}</ul></div>'
+    return f'<div class="warning"><h2>Not scored: {len(left_out)}</h2><ul>{items}</ul></div>'
 
 
 def _overall(summary: Mapping[str, Any]) -> str:
@@ -154,14 +130,14 @@ def _overall(summary: Mapping[str, Any]) -> str:
         for name in METRICS
         if summary["defined"][name]
     ]
-    table = _table(["", f"mean ({percent} interval)", f"median ({percent} interval)", "min", "max", "patients"], rows)
+    scores = table(["", f"mean ({percent} interval)", f"median ({percent} interval)", "min", "max", "patients"], rows)
     absent = "" if summary["defined"]["hd95_mm"] else " No spacing is known, so there are no millimetres."
     return (
         f"<p>{summary['patients']} patients, each scored on the whole volume. Intervals: percentile bootstrap over "
         f"patients, {bootstrap['resamples']:,} resamples, seed {bootstrap['seed']}; none below "
         f"{bootstrap['minimum_patients']} patients. A distance is defined only where prediction and truth both hold a "
         f"lesion, so a patient without a distance may be one that was missed.{absent} A mask with nothing in it would "
-        f"score a pixel accuracy of {_number(summary['pixel_accuracy_of_an_empty_mask'])}.</p>{table}"
+        f"score a pixel accuracy of {_number(summary['pixel_accuracy_of_an_empty_mask'])}.</p>{scores}"
         f"<p>Pooled over all voxels, where large lesions count most: Dice "
         f"{_number(summary['pooled_over_voxels']['dice'])}.</p>"
     )
@@ -175,7 +151,7 @@ def _groups(groups: Mapping[str, Any]) -> str:
             size = f" ({_number(group['from'])} to {_number(group['to'])} {group['unit']})"
         cells = [_with_interval(group, "mean", metric) for metric in GROUP_METRICS]
         rows.append([f"{name}{size}", str(group["patients"]), *cells])
-    return _table(["", "patients", *(f"{LABELS[metric]}, mean" for metric in GROUP_METRICS)], rows)
+    return table(["", "patients", *(f"{LABELS[metric]}, mean" for metric in GROUP_METRICS)], rows)
 
 
 def _plots(patients: Sequence[PatientScores]) -> str:
@@ -186,7 +162,7 @@ def _plots(patients: Sequence[PatientScores]) -> str:
     ]
     if _sites_known(patients):
         plots.append((plot_dice_by_site, "Dice by site; the bar is the mean."))
-    figures = [_figure(plot(patients), "image/svg+xml", html.escape(caption)) for plot, caption in plots]
+    figures = [figure(plot(patients), "image/svg+xml", html.escape(caption)) for plot, caption in plots]
     return f'<div class="pictures">{"".join(figures)}</div>'
 
 
@@ -195,12 +171,12 @@ def _calibration(summary: Mapping[str, Any]) -> str:
     if calibration is None:
         return ""
     caption = "Reliability: below the dashed line it is too sure of lesion, above it of background."
-    figure = _figure(plot_reliability(calibration), "image/svg+xml", caption)
+    plot = figure(plot_reliability(calibration), "image/svg+xml", caption)
     return (
         f"<h2>Calibration</h2><p>Expected calibration error in the {calibration['region']}: "
         f"{calibration['expected_calibration_error']:.4f}. Pooled over {calibration['voxels']:,} voxels, of which most "
         f"are surely background and hold it down, so look at the whole curve.</p>"
-        f'<div class="pictures">{figure}</div>'
+        f'<div class="pictures">{plot}</div>'
     )
 
 
@@ -221,7 +197,7 @@ def _cases(pictures: Sequence[CasePicture]) -> str:
     )
     for kind in ("worst", "best"):
         figures = [
-            _figure(
+            figure(
                 picture.png,
                 "image/png",
                 f"{kind}: {html.escape(picture.patient.subject)}, Dice {_number(picture.patient.counts.dice)}",
@@ -239,21 +215,7 @@ def _patients(patients: Sequence[PatientScores]) -> str:
         row = patient.row()
         rows.append([patient.subject, patient.site or "", *(_number(row[name]) for name in PATIENT_COLUMNS)])
     labels = [LABELS.get(name, name.replace("_", " ")) for name in PATIENT_COLUMNS]
-    return _table(["patient", "site", *labels], rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; every cell is text and is escaped."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-
-
-def _figure(content: bytes, media_type: str, caption: str) -> str:
-    """Return a figure with its picture inside; the caption is HTML."""
-    data = base64.b64encode(content).decode()
-    image = f'<img alt="{caption}" src="data:{media_type};base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    return table(["patient", "site", *labels], rows)
 
 
 def _with_interval(summary: Mapping[str, Any], statistic: str, name: str) -> str:

@@ -1,0 +1,8 @@
+"""The command ``ar2unet``, a module a command; each imports what it needs only when it runs."""
+
+from pipeline.cli.app import app, main
+
+# Each registers its commands; the list of --help has this order.
+from pipeline.cli import segment, demo, prepare, evaluate, export  # isort: skip
+
+__all__ = ["app", "demo", "evaluate", "export", "main", "prepare", "segment"]
