@@ -1,4 +1,4 @@
-"""One case: a scan goes in, a folder with its mask, report and picture comes out.
+"""One case: a scan goes in, a folder with its mask, report, page and picture comes out.
 
 ``segment_case`` takes one case through the steps, ``pipeline.stream`` many at once.
 """
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pipeline.contours import draw_contours
 from pipeline.errors import ScanError
 from pipeline.formats.nifti import write_mask, write_probabilities
-from pipeline.measurement import Measurements, measure
+from pipeline.measurement import Measurements, measure_scan
 from pipeline.overlay import draw_overlay
 from pipeline.predictor import Predictor
 from pipeline.reading import ReadScan, case_name, read_case
 from pipeline.report import build_report, write_report
+from pipeline.report_page import write_page
 
 if TYPE_CHECKING:
     from pipeline.confidence.assessment import Assessment
@@ -46,6 +48,7 @@ class Case:
         t1c: Post-contrast T1 beside a NIfTI FLAIR; None where missing.
         series: SeriesInstanceUID to read as FLAIR from a DICOM study; None to find it.
         with_probabilities: Whether to write the probabilities, too.
+        with_mesh: Whether to write the surface of the lesions, too.
     """
 
     flair: Path
@@ -54,6 +57,7 @@ class Case:
     t1c: Path | None = None
     series: str | None = None
     with_probabilities: bool = False
+    with_mesh: bool = False
 
     @property
     def name(self) -> str:
@@ -85,9 +89,11 @@ class CaseResult:
     Attributes:
         mask: NIfTI mask on the scan's grid.
         report: JSON, as ``schemas/report.schema.json`` describes it.
+        page: HTML, the report to read, in one file.
         overlay: PNG montage with the mask's outline.
         probabilities: NIfTI of probabilities, where asked for.
         segmentation: The mask as DICOM SEG, where the scan was DICOM whose headers allow one.
+        mesh: STL of the lesions' surface, where asked for and there is one.
         measurements: Of the mask.
         assessment: How far the mask can be trusted; None where the bundle does not say.
         warnings: What the reader of the result should know, one sentence each.
@@ -96,9 +102,11 @@ class CaseResult:
 
     mask: Path
     report: Path
+    page: Path
     overlay: Path
     probabilities: Path | None
     segmentation: Path | None
+    mesh: Path | None
     measurements: Measurements
     assessment: Assessment | None
     warnings: tuple[str, ...]
@@ -113,9 +121,10 @@ def segment_case(
     t1: Path | None = None,
     t1c: Path | None = None,
     with_probabilities: bool = False,
+    with_mesh: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CaseResult:
-    """Read a scan, segment it, and write mask, report and picture. Nothing is written for a bad scan.
+    """Read a scan, segment it, and write mask, report, page and picture. Nothing is written for a bad scan.
 
     Args:
         predictor: Segments the scan.
@@ -124,12 +133,13 @@ def segment_case(
         t1: Pre-contrast T1; None where missing.
         t1c: Post-contrast T1; None where missing.
         with_probabilities: Whether to write the probabilities, too.
+        with_mesh: Whether to write the surface of the lesions, too.
         on_progress: Called with the slices done and their total.
 
     Raises:
         AR2UNetError: If the scan cannot be read, or a result cannot be written.
     """
-    ready = prepare_case(predictor, Case(path, out, t1, t1c, with_probabilities=with_probabilities))
+    ready = prepare_case(predictor, Case(path, out, t1, t1c, None, with_probabilities, with_mesh))
     return finish_case(predictor, ready, predictor.infer(ready.prepared, on_progress=on_progress))
 
 
@@ -159,22 +169,17 @@ def finish_case(predictor: Predictor, ready: PreparedCase, inferred: Inferred) -
     case, read, scan = ready.case, ready.read, ready.read.scan
     prediction = predictor.finish(ready.prepared, inferred)
     started = time.perf_counter()
-    measurements = measure(prediction.mask, scan.spacing, scan.affine)
+    measurements = measure_scan(scan, prediction.mask)
     _make_folder(case.out)
     mask = case.out / f"{case.name}_mask.nii.gz"
     write_mask(prediction.mask, scan, mask)
     probabilities = case.out / f"{case.name}_probabilities.nii.gz" if case.with_probabilities else None
     if probabilities is not None:
         write_probabilities(prediction.probabilities, scan, probabilities)
-    segmentation: Path | None = None
-    unwritten: tuple[str, ...] = ()
-    if read.source is not None:
-        try:
-            segmentation = _write_dicom(predictor, prediction, case, scan, read.source)
-        except ScanError as error:  # what the headers lack for DICOM shall not cost the other results
-            unwritten = (f"no DICOM SEG was written: {error}",)
-    overlay = case.out / "overlay.png"
-    draw_overlay(scan, prediction.mask, overlay, measurements)
+    segmentation, mesh, unwritten = _write_on_request(predictor, prediction, ready)
+    overlay, page = case.out / "overlay.png", case.out / "report.html"
+    montage = draw_overlay(scan, prediction.mask, overlay, measurements)
+    contours = draw_contours(scan, prediction.mask, measurements)
     stages = {"read": ready.read_seconds, **prediction.seconds, "write": time.perf_counter() - started}
     total = sum(stages.values())
     inputs = {"t1": case.t1, "flair": case.flair, "t1c": case.t1c}
@@ -193,10 +198,46 @@ def finish_case(predictor: Predictor, ready: PreparedCase, inferred: Inferred) -
     )
     report = case.out / "report.json"
     write_report(report, content)
-    warnings = tuple(cast("list[str]", content["warnings"]))
+    write_page(page, content, montage, contours)
     return CaseResult(
-        mask, report, overlay, probabilities, segmentation, measurements, prediction.assessment, warnings, total
+        mask=mask,
+        report=report,
+        page=page,
+        overlay=overlay,
+        probabilities=probabilities,
+        segmentation=segmentation,
+        mesh=mesh,
+        measurements=measurements,
+        assessment=prediction.assessment,
+        warnings=tuple(cast("list[str]", content["warnings"])),
+        seconds=total,
     )
+
+
+def _write_on_request(
+    predictor: Predictor, prediction: Prediction, ready: PreparedCase
+) -> tuple[Path | None, Path | None, tuple[str, ...]]:
+    """Write DICOM SEG for DICOM and the mesh where asked for; return both, and what could not be written and why."""
+    case, scan, source = ready.case, ready.read.scan, ready.read.source
+    segmentation: Path | None = None
+    mesh: Path | None = None
+    unwritten = []
+    # What a scan lacks for one of these shall not cost the other results.
+    if source is not None:
+        try:
+            segmentation = _write_dicom(predictor, prediction, case, scan, source)
+        except ScanError as error:
+            unwritten.append(f"no DICOM SEG was written: {error}")
+    if case.with_mesh:
+        from pipeline.formats.mesh import write_mesh
+
+        path = case.out / f"{case.name}_lesion.stl"
+        try:
+            write_mesh(prediction.mask, scan, path)
+            mesh = path
+        except ScanError as error:
+            unwritten.append(f"no mesh was written: {error}")
+    return segmentation, mesh, tuple(unwritten)
 
 
 def _write_dicom(predictor: Predictor, prediction: Prediction, case: Case, scan: Scan, source: DicomSource) -> Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ScanError
+from pipeline.errors import DatasetError, ScanError
 from pipeline.formats.itk import ITK_ENDINGS, read_itk
 from pipeline.formats.nifti import read_scan
-from pipeline.formats.nifti_header import printable
+from pipeline.formats.printable import printable
 from pipeline.formats.scan import Scan
 
 if TYPE_CHECKING:
@@ -39,10 +40,13 @@ class ReadScan:
 
 def case_name(path: Path) -> str:
     """Return a scan's name for its results: the file's without its ending, or the folder's."""
+    folder = os.path.isdir(path)  # noqa: PTH112 (unlike Path's own it has no error for a name that cannot be)
     for ending in ENDINGS:
-        if path.name.lower().endswith(ending) and path.name.lower() != ending and not path.is_dir():
-            return path.name[: -len(ending)]
-    return path.resolve().name if path.is_dir() else path.name
+        name = path.name[: -len(ending)]
+        # Results called ".." would lie above the folder that they are for.
+        if path.name.lower().endswith(ending) and name not in ("", ".", "..") and not folder:
+            return name
+    return path.resolve().name if folder else path.name
 
 
 def read_case(path: Path, t1: Path | None = None, t1c: Path | None = None, series: str | None = None) -> ReadScan:
@@ -61,10 +65,11 @@ def read_case(path: Path, t1: Path | None = None, t1c: Path | None = None, serie
     """
     from pipeline.formats.dicom.files import is_dicom
 
-    has_slices = path.is_dir() and any(path.glob("*.tif"))
-    dicom = not has_slices and (path.is_dir() or is_dicom(path))
+    folder = os.path.isdir(path)  # noqa: PTH112 (as in case_name)
+    has_slices = folder and _has_slices(path)
+    dicom = not has_slices and (folder or is_dicom(path))
     if series is not None and not dicom:
-        raise ScanError(f"{printable(path)}: --series goes with DICOM, got none")
+        raise ScanError(f"{printable(path)}: --series goes with DICOM, got none; leave it out")
     if not dicom and not has_slices:
         return _read_files(path, t1, t1c)
     if t1 is not None or t1c is not None:
@@ -76,14 +81,20 @@ def read_case(path: Path, t1: Path | None = None, t1c: Path | None = None, serie
 def _read_files(path: Path, t1: Path | None, t1c: Path | None) -> ReadScan:
     if t1 is None and t1c is None:
         return ReadScan(_read_volume(path))
-    flair, others = _read_volume(path), {"t1": t1, "t1c": t1c}
-    scans = {name: _read_volume(file) for name, file in others.items() if file is not None}
-    if any(scan.spacing is None for scan in (flair, *scans.values())):
-        # Without millimetres there is no common space: only the very same grid will do.
-        return ReadScan(read_scan(path, t1, t1c))
     from pipeline.formats.resampling import combine_sequences, is_same_grid
 
+    flair, others = _read_volume(path), {"t1": t1, "t1c": t1c}
+    scans = {name: _read_volume(file) for name, file in others.items() if file is not None}
     moved = [name for name, scan in scans.items() if not is_same_grid(scan, flair)]
+    if moved and any(scan.spacing is None for scan in (flair, *scans.values())):
+        # Without millimetres there is no common space: only the very same grid will do.
+        other = scans[moved[0]]
+        expected = (
+            f"the voxel grid of {printable(path)}, shape {flair.spatial_shape}, for one of the two has no spacing"
+        )
+        same = other.spatial_shape == flair.spatial_shape
+        received = f"shape {other.spatial_shape}{' in another place' if same else ''}"
+        raise ScanError(f"{printable(other.source)}: expected {expected}, got {received}")
     combined = combine_sequences(flair, scans.get("t1"), scans.get("t1c"))
     return ReadScan(combined, notes=tuple(f"{name} was resampled onto the FLAIR's grid" for name in moved))
 
@@ -100,11 +111,28 @@ def _read_dicom(path: Path, series: str | None) -> ReadScan:
     return ReadScan(combine_sequences(found.scan, found.t1, found.t1c), found.source, found.notes, found.warnings)
 
 
+def _has_slices(folder: Path) -> bool:
+    """Whether there is anything in a folder that is named as an LGG slice or its mask."""
+    from pipeline.datasets.lgg_slices import list_slices
+
+    try:
+        return any(folder.glob("*.tif"))
+    except DatasetError:  # it cannot be listed, which reading DICOM will say
+        return False
+
+
 def _read_slices(path: Path) -> ReadScan:
     from pipeline.datasets.lgg_slices import read_lgg_patient
 
-    patient = read_lgg_patient(path, with_mask=False)
+    try:
+        patient = read_lgg_patient(path, with_mask=False)
+    except DatasetError as error:
+        # It names patient and slice, of a folder that may lie anywhere.
+        where = str(error).removeprefix(printable(path.name))
+        raise DatasetError(f"{printable(path)}{where if where.startswith((':', ',')) else f': {error}'}") from error
     image = patient.volume.astype("float32")
+    if min(image.shape[1:]) < 2:
+        raise ScanError(f"{printable(path)}: expected at least 2 voxels along each axis, got shape {image.shape[1:]}")
     if image[1].min() == image[1].max():
         raise ScanError(f"{printable(path)}: all FLAIR voxels are {image[1].min():g}; an image must vary")
     return ReadScan(Scan(image=image, affine=patient.affine, spacing=None, source=str(path)))

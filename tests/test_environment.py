@@ -19,7 +19,7 @@ from rattler.exceptions import InvalidMatchSpecError
 
 ROOT = Path(__file__).parents[1]
 CORE = "monai torch nibabel simpleitk numpy tensorboard pytorch-ignite fire typer rich matplotlib pillow scipy"
-CORE += " onnx onnxruntime onnxscript openvino pydicom highdicom imagecodecs"
+CORE += " onnx onnxruntime onnxscript openvino pydicom highdicom imagecodecs scikit-image fastapi uvicorn prometheus-client pydantic"
 
 
 def pins_of(lines: list[str]) -> dict[str, Requirement]:

@@ -35,5 +35,5 @@ def demo(
     mask, truth = (np.asarray(nifti1.load(path).dataobj) for path in (result.mask, sample.truth))  # type: ignore[no-untyped-call]
     typer.echo(f"sample: {describe(result)}; {result.seconds:.1f} s ({predictor.engine})")
     typer.echo(f"Dice against the known lesion: {count_confusion(mask, truth).dice:.3f}")
-    for path in (result.mask, result.overlay, result.report):
+    for path in (result.mask, result.overlay, result.report, result.page):
         typer.echo(f"  {path}")

@@ -25,11 +25,12 @@ def segment(
     t1c: Annotated[Path | None, typer.Option(help="T1 after contrast, beside a NIfTI; one scan only.")] = None,
     series: Annotated[str | None, typer.Option(help="DICOM: SeriesInstanceUID to read as FLAIR.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write the probabilities, too.")] = False,
+    mesh: Annotated[bool, typer.Option("--mesh", help="Write the lesions' surface as STL, too.")] = False,
     bundle: BundleOption = None,
     device: DeviceOption = None,
     engine: EngineOption = EngineName.AUTO,
 ) -> None:
-    """Segment scans: a mask on each scan's own voxels, report.json and overlay.png.
+    """Segment scans: a mask on each scan's own voxels, report.json, report.html and overlay.png.
 
     The results of one scan lie in the output folder itself, those of several in a folder each.
     """
@@ -45,7 +46,7 @@ def segment(
     predictor = make_predictor(bundle, device, engine)
     several = len(scans) > 1
     cases = [
-        Case(scan, output / name if several else output, t1, t1c, series, probabilities)
+        Case(scan, output / name if several else output, t1, t1c, series, probabilities, mesh)
         for scan, name in zip(scans, names, strict=True)
     ]
     failed = 0

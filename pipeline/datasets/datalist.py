@@ -129,16 +129,19 @@ def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> bool:
     return write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def write_volume(path: Path, voxels: NDArray[np.uint8], affine: NDArray[np.float64]) -> None:
-    """Write a uint8 volume of unknown spacing as ``.nii.gz``; the same volume always gives the same bytes.
+def write_volume(
+    path: Path, voxels: NDArray[np.generic], affine: NDArray[np.float64], *, spacing_known: bool = False
+) -> None:
+    """Write a volume as ``.nii.gz``, its type kept; the same volume always gives the same bytes.
 
-    The spatial unit is "unknown" and every voxel size is exactly 1, which together say that spacing is not known;
-    the orientation is carried by qform and sform.
+    Where the spacing is not known, the spatial unit is "unknown" and every voxel size is exactly 1, which together
+    say so; the orientation is carried by qform and sform.
 
     Args:
         path: Ends in ``.nii.gz``.
         voxels: Volume ``(I, J, K)``.
-        affine: Voxel to RAS+, ``(4, 4)``, axes of unit length.
+        affine: Voxel to RAS+, ``(4, 4)``, in mm; axes of unit length where the spacing is not known.
+        spacing_known: Whether the affine's millimetres are some.
 
     Raises:
         DatasetError: If the file cannot be written.
@@ -147,8 +150,9 @@ def write_volume(path: Path, voxels: NDArray[np.uint8], affine: NDArray[np.float
 
     make_image: Any = nib.Nifti1Image  # nibabel's methods carry no types
     image = make_image(voxels, affine)
-    image.header.set_xyzt_units("unknown", "unknown")
-    image.header["descrip"] = b"voxel spacing unknown; 1 is a placeholder"
+    image.header.set_xyzt_units("mm" if spacing_known else "unknown", "unknown")
+    if not spacing_known:
+        image.header["descrip"] = b"voxel spacing unknown; 1 is a placeholder"
     image.set_qform(affine, code=ALIGNED)
     image.set_sform(affine, code=ALIGNED)
     # No time of writing in the gzip header, or two runs would differ.
@@ -156,16 +160,23 @@ def write_volume(path: Path, voxels: NDArray[np.uint8], affine: NDArray[np.float
 
 
 def write_dataset_files(
-    out: Path, entries: Sequence[Mapping[str, Any]], header: Mapping[str, Any], *, authors: Sequence[str]
+    out: Path,
+    entries: Sequence[Mapping[str, Any]],
+    header: Mapping[str, Any],
+    *,
+    authors: Sequence[str],
+    processing: str = "stacked the published slices; nothing resampled",
 ) -> None:
     """Write what describes the data set as a whole: BIDS' files, then ``datalist.json``, which names the rest.
 
     Args:
         out: The data root.
-        entries: The datalist's entries, with ``subject``, ``site``, ``slices``, ``lesion_voxels``, ``source``.
+        entries: The datalist's entries, with ``subject``, ``site``, ``slices``, ``lesion_voxels``, ``source``;
+            with several scans a patient also ``patient``, which they share.
         header: The datalist's top level beside ``training``; ``name``, ``source``, ``reference``, ``licence`` and
             ``spacing`` also go to BIDS' files.
         authors: Of the published data set.
+        processing: What was done to its images.
 
     Raises:
         DatasetError: If a file cannot be written.
@@ -175,7 +186,7 @@ def write_dataset_files(
         "License": header["licence"],
         "Authors": list(authors),
         "ReferencesAndLinks": [header["reference"], header["source"]],
-        "GeneratedBy": [{"Name": "ar2unet prepare", "Description": "stacked the published slices; nothing resampled"}],
+        "GeneratedBy": [{"Name": "ar2unet prepare", "Description": processing}],
     }
     readme = (
         f"# {header['name']}\n\nSource: {header['source']}.\nReference: {header['reference']}.\n"
@@ -184,8 +195,7 @@ def write_dataset_files(
         "Manual masks are in `derivatives/manual`. A sequence that is a mere copy of FLAIR says so in its sidecar.\n"
     )
     masks = out / "derivatives" / "manual"
-    rows = [(e["subject"], e["site"], str(e["slices"]), str(e["lesion_voxels"]), e["source"]) for e in entries]
-    table = "\n".join("\t".join(row) for row in [tuple(PARTICIPANTS), *rows]) + "\n"
+    table = "\n".join("\t".join(row) for row in [tuple(PARTICIPANTS), *_participants(entries)]) + "\n"
 
     write_atomically(out / "README", readme.encode())
     write_atomically(out / ".bidsignore", b"datalist.json\n")
@@ -203,3 +213,20 @@ def write_dataset_files(
         },
     )
     write_json(out / "datalist.json", {**header, "training": list(entries)})
+
+
+def _participants(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return a row a patient, whose scans are summed up."""
+    scans: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        scans.setdefault(entry.get("patient", entry["subject"]), []).append(entry)
+    return [
+        (
+            patient,
+            own[0]["site"],
+            str(sum(entry["slices"] for entry in own)),
+            str(sum(entry["lesion_voxels"] for entry in own)),
+            ", ".join(entry["source"] for entry in own),
+        )
+        for patient, own in scans.items()
+    ]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DatasetError
+from pipeline.formats.foreign import AGAIN
+from pipeline.formats.printable import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +26,13 @@ LAYOUT = (
     "kaggle_3m holds one folder a patient, such as TCGA_CS_4941_19960909, with slices TCGA_CS_4941_19960909_1.tif "
     "and masks TCGA_CS_4941_19960909_1_mask.tif"
 )
-FILE = re.compile(r"(?P<patient>.+?)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
+FILE = re.compile(r"(?P<patient>.+?)_(?P<number>\d+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE | re.DOTALL)
+# The publisher's are 256 x 256. Where no spacing is known nothing makes a slice smaller, and the network's memory
+# grows with its pixels.
+MAX_PIXELS = 2**20  # of one slice
+MAX_NAMES = 3  # patients in a line
+APART = "give each a folder of its own"
+BITS_PER_SAMPLE = 258  # a TIFF's tag
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ def read_lgg_patient(folder: Path, *, with_mask: bool = True) -> LggPatient:
     """
     import numpy as np
 
+    from pipeline.formats.nifti_header import MAX_VOXELS
+
     patient, slices, masks = find_slices(folder)
     if with_mask:
         check_masks(patient, slices, masks)
@@ -70,6 +80,9 @@ def read_lgg_patient(folder: Path, *, with_mask: bool = True) -> LggPatient:
         pixels = read_tiff(path, "RGB", f"{patient}, slice {number}")
         if volume is None:
             rows, columns = pixels.shape[:2]
+            if len(slices) * rows * columns > MAX_VOXELS:
+                received = f"{len(slices)} slices of {columns}x{rows}"
+                raise DatasetError(f"{patient}: expected at most {MAX_VOXELS:,} voxels, got {received}")
             # Allocated slice by slice and seen as (I, J, K), so that both TIFF and NIfTI order are contiguous.
             volume = np.empty((3, len(slices), rows, columns), np.uint8)
             label = np.zeros(volume.shape[1:], np.uint8) if with_mask else None
@@ -88,24 +101,26 @@ def read_lgg_patient(folder: Path, *, with_mask: bool = True) -> LggPatient:
 
 def find_slices(folder: Path) -> tuple[str, dict[int, Path], dict[int, Path]]:
     """Find a folder's slices and masks by number, ascending, and the name that all of them begin with."""
-    patients: set[str] = set()
     slices: dict[int, Path] = {}
     masks: dict[int, Path] = {}
-    for path, match in list_slices(folder):
-        patients.add(match["patient"])
+    listed = list_slices(folder)
+    name = printable(folder.name)
+    patients = {match["patient"] for _, match in listed}
+    if len(patients) > 1:
+        some = ", ".join(printable(patient) for patient in sorted(patients)[:MAX_NAMES])
+        more = "" if len(patients) <= MAX_NAMES else f" and {len(patients) - MAX_NAMES} more"
+        raise DatasetError(f"{name}: expected one patient's slices, found those of {some}{more}; {APART}")
+    for path, match in listed:
         found, number = masks if match["mask"] else slices, int(match["number"])
         if number in found:
-            raise DatasetError(f"{folder.name}, slice {number}: both {found[number].name} and {path.name} claim it")
+            both = f"{printable(found[number].name)} and {printable(path.name)}"
+            raise DatasetError(f"{name}, slice {number}: both {both} claim it; take one away")
         found[number] = path
     if not slices:
-        raise DatasetError(f"{folder.name}: no slices named <patient>_<number>.tif in {folder}")
-    if len(patients) > 1:
-        raise DatasetError(
-            f"{folder.name}: expected one patient's slices, found those of {', '.join(sorted(patients))}"
-        )
-    patient = patients.pop()
+        raise DatasetError(f"{name}: no slices named <patient>_<number>.tif in {printable(folder)}; {LAYOUT}")
+    patient = printable(patients.pop())
     if 0 in slices:
-        raise DatasetError(f"{patient}, slice 0: slices are numbered from 1, found {slices[0].name}")
+        raise DatasetError(f"{patient}, slice 0: slices are numbered from 1, found {printable(slices[0].name)}")
     missing = next(number for number in range(1, len(slices) + 2) if number not in slices)
     if missing <= len(slices):
         raise DatasetError(
@@ -119,7 +134,7 @@ def list_slices(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise DatasetError(f"{folder}: cannot list the folder: {error.strerror}; {LAYOUT}") from error
+        raise DatasetError(f"{printable(folder)}: cannot list the folder: {error.strerror}; {LAYOUT}") from error
     found = ((path, FILE.fullmatch(path.name)) for path in paths if not path.name.startswith("."))
     return [(path, match) for path, match in found if match is not None]
 
@@ -128,10 +143,14 @@ def check_masks(patient: str, slices: dict[int, Path], masks: dict[int, Path]) -
     """Refuse a slice without a mask, and a mask without a slice."""
     for number in slices:
         if number not in masks:
-            raise DatasetError(f"{patient}, slice {number}: its mask {slices[number].stem}_mask.tif is missing")
+            raise DatasetError(
+                f"{patient}, slice {number}: its mask {printable(slices[number].stem)}_mask.tif is missing"
+            )
     for number in sorted(masks):
         if number not in slices:
-            raise DatasetError(f"{patient}, slice {number}: there is a mask, {masks[number].name}, but no slice")
+            raise DatasetError(
+                f"{patient}, slice {number}: there is a mask, {printable(masks[number].name)}, but no slice"
+            )
 
 
 def check_size(pixels: NDArray[np.uint8], expected: tuple[int, ...], what: str, like: str) -> None:
@@ -160,19 +179,32 @@ def read_tiff(path: Path, mode: str, where: str) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
+    name = printable(path.name)
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise DatasetError(f"{where}: cannot read {name}: expected a file, got none, a folder or a pipe")
     try:
         with warnings.catch_warnings():
             # Pillow only warns of some files that end too early.
             warnings.simplefilter("error")
-            with Image.open(path, formats=["TIFF"]) as image:
-                found = image.mode
-                pixels: NDArray[np.uint8] = np.asarray(image)
+            with path.open("rb") as file, Image.open(file, formats=["TIFF"]) as image:
+                size, bits = image.size, set(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (8,)))
+                # Of 16 bits Pillow would keep the upper 8 and call it RGB all the same.
+                found = image.mode if bits == {8} or image.mode != mode else f"{image.mode} of {max(bits)} bits"
+                fits = found == mode and size[0] * size[1] <= MAX_PIXELS
+                pixels: NDArray[np.uint8] = np.asarray(image if fits else [])
     except MemoryError:
         raise
     # Damaged tags surface as KeyError, TypeError, struct.error and others: all mean that the file is not readable.
     except Exception as error:
-        raise DatasetError(f"{where}: cannot read {path.name} as TIFF ({error or type(error).__name__})") from error
+        reason = (
+            f"got none ({type(error).__name__})"
+            if "cannot identify" in str(error)
+            else printable(str(error)).rstrip(".")
+        )
+        raise DatasetError(f"{where}: cannot read {name} as TIFF: {reason}; {AGAIN}") from error
     if found != mode:
         expected = {"RGB": "8-bit RGB", "L": "8-bit grey"}[mode]
-        raise DatasetError(f"{where}: {path.name} has pixels of kind {found}, expected {expected}")
+        raise DatasetError(f"{where}: {name} has pixels of kind {found}, expected {expected}")
+    if not fits:
+        raise DatasetError(f"{where}: {name} is {size[0]}x{size[1]} pixels, expected at most {MAX_PIXELS:,} in all")
     return pixels

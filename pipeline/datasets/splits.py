@@ -84,19 +84,18 @@ def check_no_leak(entries: Iterable[Mapping[str, Any]], *, side: str = "fold") -
     """Refuse a datalist in which a patient or a file is on two sides of a split.
 
     Args:
-        entries: Datalist entries with ``subject``, ``image`` (a path or a list of paths), optionally ``label``, and
-            the key ``side``.
+        entries: Datalist entries with ``subject``, ``image`` (a path or a list of paths), optionally ``label`` and
+            ``patient``, whose scans several entries may be, and the key ``side``.
         side: The key that names an entry's side: its fold, or for example ``"training"`` and ``"validation"``.
 
     Raises:
-        DatasetError: If a subject, an image or a label is found on two sides, naming it and both sides.
+        DatasetError: If a subject, a patient, an image or a label is found on two sides, naming it and both sides.
     """
     seen: dict[tuple[str, str], Any] = {}
     for entry in entries:
         images = entry["image"] if isinstance(entry["image"], (list, tuple)) else [entry["image"]]
         things = [("subject", str(entry["subject"])), *(("image", str(image)) for image in images)]
-        if entry.get("label") is not None:
-            things.append(("label", str(entry["label"])))
+        things += [(key, str(entry[key])) for key in ("patient", "label") if entry.get(key) is not None]
         for thing in things:
             before = seen.setdefault(thing, entry[side])
             if before != entry[side]:

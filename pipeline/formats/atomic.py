@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import AR2UNetError
+from pipeline.formats.printable import printable
 
 __all__ = ["atomic_write"]
 
@@ -44,4 +45,4 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 temporary.unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise AR2UNetError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise AR2UNetError(f"{printable(path)}: cannot be written: {error.strerror or error}") from error

@@ -20,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from pipeline.errors import ScanError
 from pipeline.formats.atomic import atomic_write
+from pipeline.formats.foreign import AGAIN, REPLACE
 from pipeline.formats.nifti_header import (
     MILLIMETRE,
     NIFTI_KINDS,
@@ -27,9 +28,9 @@ from pipeline.formats.nifti_header import (
     Layout,
     check_same_grid,
     open_nifti,
-    printable,
     read_layout,
 )
+from pipeline.formats.printable import printable
 from pipeline.formats.scan import Scan
 
 __all__ = ["Mask", "read_mask", "read_scan", "write_mask", "write_probabilities"]
@@ -136,7 +137,9 @@ def _read_intensities(layout: Layout, target: NDArray[np.float32], *, may_be_con
         file.seek(layout.offset)
         for k, plane in enumerate(target):
             if not _fill(file, raw):
-                raise ScanError(f"{name}: expected {len(target)} slices, got a file that ends in slice {k + 1}")
+                raise ScanError(
+                    f"{name}: expected {len(target)} slices, got a file that ends in slice {k + 1}; {AGAIN}"
+                )
             if (layout.slope, layout.intercept) == (1.0, 0.0):
                 np.copyto(plane, stored, casting="unsafe")
             else:
@@ -150,8 +153,8 @@ def _read_intensities(layout: Layout, target: NDArray[np.float32], *, may_be_con
             # Only at the end of the data does gzip find out whether they are what was compressed.
             file.read(MAX_TRAILING_BYTES)
     if nonfinite:
-        share = 100 * nonfinite / target.size
-        raise ScanError(f"{name}: expected finite intensities, got {nonfinite:,} NaN or infinite ({share:.3g} %)")
+        received = f"{nonfinite:,} NaN or infinite ({100 * nonfinite / target.size:.3g} %)"
+        raise ScanError(f"{name}: expected finite intensities, got {received}; {REPLACE}")
     if low == high and not may_be_constant:
         received = "zeros only" if low == 0 else f"{low:g} in every voxel"
         raise ScanError(f"{name}: expected intensities that vary, got {received}")

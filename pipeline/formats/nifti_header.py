@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ScanError
+from pipeline.formats.foreign import AGAIN, describe_content
+from pipeline.formats.printable import printable
 
 
 @contextmanager
@@ -52,6 +54,7 @@ __all__ = [
     "NIFTI_KINDS",
     "Header",
     "Layout",
+    "check_geometry",
     "check_same_grid",
     "open_nifti",
     "printable",
@@ -60,8 +63,9 @@ __all__ = [
 
 # 1024 x 1024 x 512: beyond the finest brain MR published (880 x 880 x 640); 2 GiB a channel as float32.
 MAX_VOXELS = 2**29
-# No head reaches it; a file that does names the wrong unit, and resampling it would ask for any amount of memory.
-MAX_EXTENT = 3000.0  # mm, along one axis
+# No head reaches it, nor does a scanner's field of view; a file that does names the wrong unit. Measured: slices that
+# large take 20 s and 1.3 GB in the network.
+MAX_EXTENT = 1200.0  # mm, along one axis
 MIN_VOXEL_SIZE = 0.01  # mm
 # Two sequences share a grid if no corner voxel lies farther apart; quaternions in float32 are off by 0.001 mm at most.
 GRID_TOLERANCE = 0.1  # mm
@@ -70,6 +74,7 @@ MIN_VOXEL_VOLUME_RATIO = 1e-3
 # Deflate cannot compress better (zlib's documentation), so a gzip file bounds what it can hold before it is opened.
 MAX_DEFLATE_RATIO = 1032
 MAX_DATA_OFFSET = 2**26  # bytes of header extensions
+REPAIR_GEOMETRY = "convert it from DICOM again, or repair the header"
 
 # By size of the header: its class, its magic, and where that stands.
 NIFTI_KINDS: dict[int, tuple[Any, bytes, int]] = {
@@ -82,20 +87,6 @@ REFUSED_DATA_TYPES = {
 }  # fmt: skip
 MILLIMETRES_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # by NIfTI code; any other code is an unknown unit
 MILLIMETRE = 2
-FOREIGN_CONTENT = (
-    (0, b"\x89PNG", "a PNG picture"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"II*\0", "a TIFF picture"),
-    (0, b"MM\0*", "a TIFF picture"),
-    (0, b"PK\x03\x04", "a zip archive"),
-    (0, b"NRRD", "an NRRD volume"),
-    (0, b"\x89HDF", "an HDF5 file"),
-    (128, b"DICM", "a DICOM file"),
-    (257, b"ustar", "a tar archive"),
-    (344, b"ni1\0", "one half of an .hdr/.img pair"),
-    (4, b"ni2\0", "one half of an .hdr/.img pair"),
-)
-
 Header: TypeAlias = Any  # nibabel's Nifti1Header, whose methods carry no types
 
 
@@ -137,7 +128,7 @@ def read_layout(path: Path) -> Layout:
     if needed > available:
         kind = "gzip file, too small to hold them" if compressed else "file (truncated?)"
         expected = f"{needed:,} bytes for shape {spatial_shape} of {dtype.name}"
-        raise ScanError(f"{printable(path)}: expected {expected}, got a {file_size:,}-byte {kind}")
+        raise ScanError(f"{printable(path)}: expected {expected}, got a {file_size:,}-byte {kind}; {AGAIN}")
     affine, unit = _checked_affine(path, header, spatial_shape)
     try:
         slope, intercept = header.get_slope_inter()
@@ -151,17 +142,16 @@ def _parse_header(path: Path, start: bytes) -> Header:
     """Return the header that a file starts with, extensions left out."""
     for endianness in "<>":
         (size,) = struct.unpack(f"{endianness}i", start[:4].ljust(4, b"\0"))
-        if size not in NIFTI_KINDS or len(start) < size:
+        if size not in NIFTI_KINDS:
             continue
+        if len(start) < size:
+            raise ScanError(f"{printable(path)}: expected a header of {size} bytes, got {len(start)} in all; {AGAIN}")
         header_class, magic, position = NIFTI_KINDS[size]
         if start[position : position + len(magic)] == magic:
             return header_class(start[:size], endianness, check=False)
         if position == 344 and start[position : position + 3] != b"ni1":
-            raise ScanError(f"{printable(path)}: expected a NIfTI file, got an Analyze header without NIfTI's magic")
-    for position, signature, content in FOREIGN_CONTENT:
-        if start[position : position + len(signature)] == signature:
-            raise ScanError(f"{printable(path)}: expected a NIfTI file, got {content}")
-    raise ScanError(f"{printable(path)}: expected a NIfTI file, got other content (it starts with {start[:8]!r})")
+            raise ScanError(f"{printable(path)}: expected a NIfTI file, got an Analyze header; convert it to NIfTI")
+    raise ScanError(f"{printable(path)}: expected a NIfTI file, got {describe_content(start)}")
 
 
 def _checked_shape(path: Path, header: Header) -> tuple[int, int, int]:
@@ -172,10 +162,13 @@ def _checked_shape(path: Path, header: Header) -> tuple[int, int, int]:
     if min(shape) < 1:
         raise ScanError(f"{printable(path)}: expected sizes of at least 1, got shape {shape} in the header")
     if dimensions < 3:
-        raise ScanError(f"{printable(path)}: expected a 3D volume, got a {dimensions}D image of shape {shape}")
+        raise ScanError(
+            f"{printable(path)}: expected a 3D volume, got a {dimensions}D image of shape {shape}; name the whole scan"
+        )
     volumes = math.prod(shape[3:])
     if volumes > 1:
-        raise ScanError(f"{printable(path)}: expected one 3D volume, got {volumes} volumes (shape {shape})")
+        received = f"{volumes} volumes (shape {shape}); save the FLAIR as a file of its own"
+        raise ScanError(f"{printable(path)}: expected one 3D volume, got {received}")
     if min(shape[:3]) < 2:
         raise ScanError(f"{printable(path)}: expected a volume of at least 2 slices along each axis, got shape {shape}")
     if math.prod(shape) > MAX_VOXELS:
@@ -186,8 +179,10 @@ def _checked_shape(path: Path, header: Header) -> tuple[int, int, int]:
 def _checked_dtype(path: Path, header: Header) -> np.dtype[np.generic]:
     code = int(header["datatype"])
     if code not in DATA_TYPES:
-        received = REFUSED_DATA_TYPES.get(code, "an unknown type")
-        raise ScanError(f"{printable(path)}: expected integers or real numbers, got {received} (datatype {code})")
+        received = (
+            f"{REFUSED_DATA_TYPES.get(code, 'an unknown type')} (datatype {code}); save its magnitude or grey values"
+        )
+        raise ScanError(f"{printable(path)}: expected integers or real numbers, got {received}")
     dtype: np.dtype[np.generic] = np.dtype(header.endianness + DATA_TYPES[code])
     return dtype
 
@@ -196,7 +191,7 @@ def _checked_affine(path: Path, header: Header, spatial_shape: tuple[int, int, i
     """Return the affine to RAS+ mm and the NIfTI code of its unit."""
     pixdim = header["pixdim"][1:4]
     if not pixdim.any():
-        raise ScanError(f"{printable(path)}: expected voxel sizes, got a pixdim of zeros")
+        raise ScanError(f"{printable(path)}: expected voxel sizes, got a pixdim of zeros; {REPAIR_GEOMETRY}")
     geometry = header.copy()
     # As the NIfTI library reads them: a qfac of 0 means 1, and a voxel size has no sign.
     geometry["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
@@ -206,18 +201,29 @@ def _checked_affine(path: Path, header: Header, spatial_shape: tuple[int, int, i
     try:
         affine = np.array(geometry.get_best_affine(), dtype=np.float64)
     except (HeaderDataError, ValueError) as error:  # a quaternion longer than 1
-        raise ScanError(f"{printable(path)}: expected a rotation in the qform, got no unit quaternion") from error
+        received = f"no unit quaternion; {REPAIR_GEOMETRY}"
+        raise ScanError(f"{printable(path)}: expected a rotation in the qform, got {received}") from error
     affine[:3] *= to_mm
-    edges = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    ratio = abs(np.linalg.det(affine[:3, :3] / edges)) if np.isfinite(affine).all() else math.nan
+    check_geometry(printable(path), affine, spatial_shape)
+    return affine, MILLIMETRE if unit in MILLIMETRES_PER_UNIT else 0
+
+
+def check_geometry(name: str, affine: NDArray[np.float64], spatial_shape: tuple[int, ...]) -> None:
+    """Refuse an affine ``(4, 4)``, voxel to mm, that no scan has.
+
+    Raises:
+        ScanError: If it is not finite, has no inverse, or makes voxels or the whole of no credible size.
+    """
+    with np.errstate(all="ignore"):
+        edges = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+        ratio = abs(np.linalg.det(affine[:3, :3] / edges)) if np.isfinite(affine).all() else math.nan
     if not ratio > MIN_VOXEL_VOLUME_RATIO:
         rows = np.array2string(affine[:3], separator=", ").replace("\n", "")
-        raise ScanError(f"{printable(path)}: expected an invertible, finite affine, got {rows}")
+        raise ScanError(f"{name}: expected an invertible, finite affine, got {rows}; {REPAIR_GEOMETRY}")
     if edges.min() < MIN_VOXEL_SIZE or (edges * spatial_shape).max() > MAX_EXTENT:
         sizes = " x ".join(f"{edge:g}" for edge in edges)
         expected = f"voxels of at least {MIN_VOXEL_SIZE} mm and at most {MAX_EXTENT:g} mm in all along an axis"
-        raise ScanError(f"{printable(path)}: expected {expected}, got {sizes} mm for shape {spatial_shape}")
-    return affine, MILLIMETRE if unit in MILLIMETRES_PER_UNIT else 0
+        raise ScanError(f"{name}: expected {expected}, got {sizes} mm for shape {spatial_shape}; {REPAIR_GEOMETRY}")
 
 
 def check_same_grid(layout: Layout, grid: Layout) -> None:
@@ -236,11 +242,6 @@ def check_same_grid(layout: Layout, grid: Layout) -> None:
         raise ScanError(f"{expected} within {GRID_TOLERANCE} mm, got voxels up to {distance:.3g} mm away")
 
 
-def printable(path: Path) -> str:
-    """Return a path as a message shows it: on one line, whatever characters it holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
-
-
 @contextmanager
 def open_nifti(path: Path) -> Iterator[BinaryIO]:
     """Open a file, through gzip if its content is gzip, however it is named.
@@ -255,9 +256,9 @@ def open_nifti(path: Path) -> Iterator[BinaryIO]:
                 file = cast("BinaryIO", stack.enter_context(gzip.GzipFile(fileobj=file)))
             yield file
     except EOFError as error:
-        raise ScanError(f"{printable(path)}: expected a complete gzip file, got a truncated one") from error
+        raise ScanError(f"{printable(path)}: expected a complete gzip file, got a truncated one; {AGAIN}") from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise ScanError(f"{printable(path)}: expected intact gzip data, got a damaged file ({error})") from error
+        raise ScanError(f"{printable(path)}: expected intact gzip data, got damaged ones ({error}); {AGAIN}") from error
     except OSError as error:
         raise ScanError(f"{printable(path)}: cannot be read: {error.strerror or error}") from error
 
@@ -273,13 +274,13 @@ def _file_size(path: Path) -> int:
     try:
         status = path.stat()
     except FileNotFoundError as error:
-        raise ScanError(f"{printable(path)}: expected a NIfTI file, got no such file") from error
+        raise ScanError(f"{printable(path)}: expected a scan, got no such file; check the path") from error
     except (OSError, ValueError) as error:
         raise ScanError(f"{printable(path)}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(status.st_mode):
-        raise ScanError(f"{printable(path)}: expected a NIfTI file, got a folder")
+        raise ScanError(f"{printable(path)}: expected a NIfTI file, got a folder; name the file in it")
     if not stat.S_ISREG(status.st_mode):  # opening a named pipe would wait for ever
-        raise ScanError(f"{printable(path)}: expected a NIfTI file, got a device or pipe")
+        raise ScanError(f"{printable(path)}: expected a NIfTI file, got a device or pipe; save it as a file")
     if status.st_size == 0:
-        raise ScanError(f"{printable(path)}: expected a NIfTI file, got an empty file")
+        raise ScanError(f"{printable(path)}: expected a NIfTI file, got an empty file; {AGAIN}")
     return status.st_size

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -44,7 +45,7 @@ def test_help_names_the_commands_without_loading_what_is_heavy(tmp_path):
 
 def test_a_scan_becomes_a_mask_a_report_and_a_picture(ar2unet, bundle, anatomy, make_nifti, tmp_path):
     scan = make_nifti("patient.nii.gz", volume=anatomy[0])
-    result = ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--probabilities", "--engine", "torch")
+    result = ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--probabilities", "--mesh", "--engine", "torch")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert len(result.stdout.strip().splitlines()) == 1
@@ -53,8 +54,10 @@ def test_a_scan_becomes_a_mask_a_report_and_a_picture(ar2unet, bundle, anatomy, 
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [
         "overlay.png",
+        "patient_lesion.stl",
         "patient_mask.nii.gz",
         "patient_probabilities.nii.gz",
+        "report.html",
         "report.json",
     ]
     mask, image = nib.load(out / "patient_mask.nii.gz"), nib.load(scan)
@@ -251,5 +254,7 @@ def test_the_demo_finds_the_known_lesion(ar2unet, tmp_path):
     assert {path.name for path in (tmp_path / "shown").iterdir()} == {
         "sub-phantom_FLAIR_mask.nii.gz",
         "overlay.png",
+        "report.html",
         "report.json",
     }
+    assert f"  {Path('shown') / 'report.html'}" in result.stdout

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from pipeline.drawing import OUTLINE
 from pipeline.errors import AR2UNetError
 from pipeline.formats.nifti import read_scan
 from pipeline.formats.scan import Scan
-from pipeline.overlay import OUTLINE, _choose_slices, draw_overlay
+from pipeline.overlay import _choose_slices, draw_overlay
 
 TITLE = 112  # pixels at the top of a picture
 

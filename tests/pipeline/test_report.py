@@ -9,7 +9,7 @@ import pytest
 
 import pipeline
 from pipeline.confidence.assessment import Assessment
-from pipeline.measurement import measure
+from pipeline.measurement import measure, measure_scan, volume_interval
 from pipeline.report import STAGES, build_report, write_report
 
 SCHEMA = json.loads((Path(pipeline.__file__).parent / "schemas" / "report.schema.json").read_text())
@@ -82,6 +82,9 @@ def test_a_report_is_valid_and_comes_back_from_its_file(make_head_scan, two_lesi
     [
         {"volume_ml": None},
         {"volume_note": "for no reason"},
+        {"volume_interval_ml": [1.0]},
+        {"volume_interval_note": None},
+        {"laterality": {"side": "up", "left_fraction": 0.5}},
         {"spacing_mm": None},
         {"spacing_mm": [1, 1, 0]},
         {"weights_sha256": "0123"},
@@ -120,3 +123,56 @@ def test_file_names_of_any_bytes_can_be_reported(make_head_scan, two_lesions, tm
         some_report(scan, two_lesions(scan.spatial_shape), inputs={"flair": "häßlich\udcff.nii"}),
     )
     validate(json.loads((tmp_path / "report.json").read_text("utf-8")))
+
+
+def test_the_volume_has_the_interval_that_follows_from_the_expected_dice(make_head_scan, two_lesions):
+    scan, _ = make_head_scan()
+    assessment = Assessment(predicted_dice=0.8, review=False, warnings=())
+    report = some_report(scan, two_lesions(scan.spatial_shape), assessment=assessment)
+    validate(report)
+    assert report["volume_interval_ml"] == pytest.approx(list(volume_interval(8 * 0.004455, 0.8)), abs=1e-6)
+    assert "18 had their true volume inside" in report["volume_interval_note"]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "found", "dice", "reason"),
+    [
+        (None, 1, 0.8, "does not state its voxel spacing"),
+        ((0.9, 1.1, 4.5), 0, 0.8, "No lesion was found"),
+        ((0.9, 1.1, 4.5), 1, 0.0, "No usable Dice"),
+        ((0.9, 1.1, 4.5), 1, None, "No usable Dice"),
+    ],
+)
+def test_without_an_interval_the_report_says_why(make_head_scan, two_lesions, spacing, found, dice, reason):
+    scan, _ = make_head_scan(spacing=spacing)
+    assessment = None if dice is None else Assessment(predicted_dice=dice, review=True, warnings=())
+    report = some_report(scan, two_lesions(scan.spatial_shape) * found, assessment=assessment)
+    validate(report)
+    assert report["volume_interval_ml"] is None
+    assert reason in report["volume_interval_note"]
+
+
+@pytest.mark.parametrize("spacing", [(0.9, 1.1, 4.5), None])
+def test_lesions_have_diameters_and_sides(make_head_scan, two_lesions, spacing):
+    scan, _ = make_head_scan("LPS", spacing=spacing)
+    mask = two_lesions(scan.spatial_shape)
+    report = some_report(scan, mask, measurements=measure_scan(scan, mask))
+    validate(report)
+    assert report["laterality"] == {"side": "right", "left_fraction": 0.0}
+    assert [lesion["side"] for lesion in report["lesions"]] == ["right", "right"]
+    expected = {"longest_mm": 1.1, "perpendicular_mm": 0.9, "product_mm2": 0.99, "slice": 2}
+    assert report["lesions"][1]["diameters"] == (None if spacing is None else pytest.approx(expected))
+    unknown = some_report(scan, mask)  # measured without the plane between the halves
+    validate(unknown)
+    assert unknown["laterality"] is None
+    assert [lesion["side"] for lesion in unknown["lesions"]] == [None, None]
+
+
+@pytest.mark.parametrize("spacing", [(0.9, 1.1, 4.5), None])
+def test_the_schema_wants_diameters_where_the_spacing_is_known_and_only_there(make_head_scan, two_lesions, spacing):
+    scan, _ = make_head_scan(spacing=spacing)
+    report = some_report(scan, two_lesions(scan.spatial_shape))
+    diameters = {"longest_mm": 1.1, "perpendicular_mm": 0.9, "product_mm2": 0.99, "slice": 2}
+    report["lesions"][0]["diameters"] = diameters if spacing is None else None
+    with pytest.raises(jsonschema.ValidationError):
+        validate(report)

@@ -313,7 +313,7 @@ def test_an_interrupted_stream_leaves_whole_files_only(make_predictor, make_nift
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) in (["0"], ["0", "1"])
     for folder in (tmp_path / "out").iterdir():
         names = {path.name for path in folder.iterdir()}
-        assert names == {f"{folder.name}_mask.nii.gz", "overlay.png", "report.json"}
+        assert names == {f"{folder.name}_mask.nii.gz", "overlay.png", "report.html", "report.json"}
 
 
 @pytest.mark.skipif(not platform.libc_ver()[0].startswith("glibc"), reason="the C library is not glibc")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import struct
 import zipfile
@@ -17,13 +18,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.errors import ScanError
-from pipeline.formats.nifti_header import printable
+from pipeline.formats.foreign import AGAIN
+from pipeline.formats.printable import printable
 
 __all__ = ["MAX_FILES", "MAX_FILE_BYTES", "MAX_ZIP_BYTES", "DicomFile", "is_dicom", "open_files", "starts_as_dicom"]
 
 MAX_FILES = 100_000  # below one folder or in one zip: more than any study, less than an archive named by mistake
 MAX_FILE_BYTES = 2**30  # of one file, unpacked: 512 M voxels of 16 bits, the largest scan that is read
 MAX_ZIP_BYTES = 2**34  # of all members, unpacked
+CHUNK = 2**20  # bytes unpacked at once
 START_BYTES = 132  # preamble and magic
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -66,7 +69,9 @@ def open_files(path: Path) -> Iterator[list[DicomFile]]:
             reason = getattr(error, "strerror", None) or error
             raise ScanError(f"{printable(path)}: cannot be read: {reason}") from error
         except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise ScanError(f"{printable(path)}: expected a complete zip archive, got a damaged one") from error
+            raise ScanError(
+                f"{printable(path)}: expected a complete zip archive, got a damaged one; {AGAIN}"
+            ) from error
         yield files
 
 
@@ -146,7 +151,8 @@ def _list_zip(path: Path, archive: zipfile.ZipFile) -> list[DicomFile]:
         expected = f"at most {MAX_ZIP_BYTES:,} bytes unpacked"
         raise ScanError(f"{printable(path)}: expected {expected}, got a zip that declares {total:,}")
     if any(member.flag_bits & 1 for member in members):
-        raise ScanError(f"{printable(path)}: expected a zip that opens without a password, got an encrypted one")
+        expected = "a zip that opens without a password"
+        raise ScanError(f"{printable(path)}: expected {expected}, got an encrypted one; unpack it first")
     return [
         DicomFile(printable(Path(member.filename)), member.file_size, _MemberOpener(archive, member))
         for member in sorted(members, key=lambda member: member.filename)
@@ -177,4 +183,8 @@ class _MemberOpener:
             start = file.read(START_BYTES)
             if not starts_as_dicom(start) or self.member.file_size > MAX_FILE_BYTES:
                 return io.BytesIO(start)
-            return io.BytesIO(start + file.read())
+            unpacked = io.BytesIO()  # filled bit by bit: its content is never there twice
+            unpacked.write(start)
+            shutil.copyfileobj(file, unpacked, CHUNK)
+            unpacked.seek(0)
+            return unpacked

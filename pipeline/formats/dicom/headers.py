@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, BinaryIO
 
 from pydicom import Dataset, config
@@ -40,6 +41,7 @@ KEYWORDS = (
 )  # fmt: skip
 UNDEFINED_LENGTH = 0xFFFFFFFF  # of encapsulated, that is compressed, pixel data
 PIXEL_DATA = 0x7FE00010
+MAX_ELEMENTS = 20_000  # of one file; a header has a few hundred, and zeros make one of every 8 bytes
 MAX_TEXT = 64  # characters of a description in a message
 
 
@@ -106,7 +108,7 @@ def read_headers(files: Iterable[DicomFile]) -> tuple[list[Header], list[str]]:
 
 def read_full_header(stream: BinaryIO) -> Dataset:
     """Read a whole file that ``read_headers`` took, pixel data included."""
-    dataset = read_partial(stream, force=True)
+    dataset = read_partial(stream, stop_when=_stop_behind_pixels(), force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _guess_transfer_syntax(dataset)
     return dataset
@@ -124,14 +126,18 @@ def _read_header(file: DicomFile, stream: BinaryIO, tags: list[BaseTag | int]) -
         raise ScanError(f"{file.name}: expected at most {MAX_FILE_BYTES:,} bytes, got {file.size:,}")
     stream.seek(len(start) if has_preamble else 0)
     # pydicom would inflate the whole file, whatever it grows to.
-    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    check = _counter(file.name)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: check() or tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise ScanError(f"{file.name}: its transfer syntax (deflated) is not supported; save it as explicit VR")
+    if stream.read(2) == b"\0\0" and has_preamble:
+        raise ScanError(f"{file.name}: expected the elements of an image, got zeros (damaged?)")
     stream.seek(0)
 
     pixels: list[tuple[int, int]] = []  # where they start, and how many bytes there should be
 
     def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
+        check()
         if tag == PIXEL_DATA:
             pixels.append((stream.tell(), length))
         return bool(tag >= PIXEL_DATA)
@@ -150,6 +156,30 @@ def _read_header(file: DicomFile, stream: BinaryIO, tags: list[BaseTag | int]) -
         pixel_bytes=None if start_of_pixels is None else file.size - start_of_pixels,
         declared_bytes=None if length == UNDEFINED_LENGTH else length,
     )
+
+
+def _counter(name: str) -> Callable[[], bool]:
+    """Return what is called with each element, to refuse a file of which pydicom would read them for hours."""
+    elements = count(1)
+
+    def check() -> bool:
+        if next(elements) > MAX_ELEMENTS:
+            raise ScanError(f"{name}: expected at most {MAX_ELEMENTS:,} elements, got more (damaged?)")
+        return False
+
+    return check
+
+
+def _stop_behind_pixels() -> Callable[[BaseTag, str | None, int], bool]:
+    """Return what stops reading behind the pixel data: what some files are filled up with is no element."""
+    seen: list[BaseTag] = []
+
+    def stop(tag: BaseTag, vr: str | None, length: int) -> bool:
+        behind = PIXEL_DATA in seen
+        seen[:] = [tag]
+        return behind
+
+    return stop
 
 
 def _guess_transfer_syntax(dataset: Dataset) -> UID:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ScanError
-from pipeline.formats.dicom.files import open_files
+from pipeline.formats.dicom.files import DicomFile, open_files
 from pipeline.formats.dicom.headers import quiet_pydicom, read_headers
 from pipeline.formats.dicom.pixels import have_same_pixels, read_volume
 from pipeline.formats.dicom.planes import list_planes
 from pipeline.formats.dicom.series import Series, choose_flair, choose_t1, describe, group_series
 from pipeline.formats.dicom.source import DicomScan, DicomSource
 from pipeline.formats.dicom.stacking import stack_planes
-from pipeline.formats.nifti_header import printable
+from pipeline.formats.foreign import AGAIN
+from pipeline.formats.printable import printable
 from pipeline.formats.resampling import MIN_COVERED_SHARE, covered_share
 from pipeline.formats.scan import Scan
 
@@ -50,7 +52,7 @@ def read_dicom(path: Path, *, series: str | None = None, with_t1: bool = True) -
         try:
             found = group_series(headers)
             if not found:
-                raise ScanError(_describe_nothing(len(files), len(headers)))
+                raise ScanError(_describe_nothing(files, len(headers), len(damaged)))
             flair, notes = choose_flair(found, series)
             scan, source, own_notes = _read_series(flair, path)
         except ScanError as error:
@@ -99,12 +101,18 @@ def _find_warnings(scan: Scan) -> list[str]:
     ]
 
 
-def _describe_nothing(files: int, headers: int) -> str:
+def _describe_nothing(files: Sequence[DicomFile], headers: int, damaged: int) -> str:
     if not files:
-        return "expected DICOM files, got no files"
-    if not headers:
-        return f"expected DICOM files, got {files} of other kinds" if files > 1 else "expected DICOM, got another kind"
-    return f"expected images of an MR series, got {headers} DICOM files without pixels (reports, plans, ...)"
+        return "expected DICOM files or LGG slices, got no files; name the folder that holds them"
+    if headers:
+        return f"expected images of an MR series, got {headers} DICOM files without pixels (reports, plans, ...)"
+    if damaged:
+        return f"expected DICOM files, got none that can be read; {AGAIN}"
+    names = ", ".join(file.name for file in files[:MAX_NAMED]) + (", ..." if len(files) > MAX_NAMED else "")
+    received = f"{len(files)} of other kinds ({names})" if len(files) > 1 else f"another kind ({names})"
+    if any(file.name.upper() == "DICOMDIR" for file in files):
+        return f"expected DICOM files, got {received}; name the folder that the DICOMDIR lies in"
+    return f"expected DICOM files, got {received}; name a NIfTI file or an LGG patient's folder itself, unpacked"
 
 
 def _name_some(damaged: list[str]) -> str:

@@ -66,9 +66,16 @@ def test_a_missing_or_damaged_file_is_refused_in_one_line(write, tmp_path):
     with pytest.raises(ScanError, match="got no such file"):
         read_itk(tmp_path / "absent.mha")
     path = write(np.arange(24.0).reshape(2, 3, 4), "cut.mha")
-    for content in (path.read_bytes()[:-40], b"nothing", b""):
+    whole = path.read_bytes()
+    for content, message in (
+        (whole[:-40], "expected 192 bytes of data .* got 152 bytes"),
+        (whole[:60], "expected a header that says all, got a line"),
+        (whole[: whole.index(b"ElementType")], "expected a header that says all, got no ElementDataFile"),
+        (b"nothing", "expected an NRRD or MetaImage volume, got other content"),
+        (b"", "expected an NRRD or MetaImage volume, got nothing"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(ScanError, match=r"cut\.mha: expected a volume that ITK can read") as caught:
+        with pytest.raises(ScanError, match=rf"cut\.mha: {message}") as caught:
             read_itk(path)
         assert "\n" not in str(caught.value)
 
@@ -76,7 +83,7 @@ def test_a_missing_or_damaged_file_is_refused_in_one_line(write, tmp_path):
 def test_a_header_that_asks_for_more_than_a_scan_is_refused_before_memory_is_taken(tmp_path):
     path = tmp_path / "bomb.mhd"
     path.write_text(
-        "ObjectType = Image\nNDims = 3\nDimSize = 4096 4096 4096\nElementType = MET_FLOAT\nElementDataFile = bomb.raw\n"
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 4096 4096 4096\nElementType = MET_FLOAT\nElementDataFile = bomb.raw\n"
     )
     (tmp_path / "bomb.raw").write_bytes(b"0")
     with pytest.raises(ScanError, match=r"expected at most 536,870,912 voxels"):

@@ -70,7 +70,7 @@ def test_a_name_with_a_line_break_still_gives_one_line(tmp_path):
         (bytes(128) + b"DICM" + bytes(400), "DICOM"),
         (b"\x5c\1\0\0" + bytes(400), "Analyze"),
         (b"\x5c\1\0\0" + bytes(340) + b"ni1\0" + bytes(9), ".hdr/.img"),
-        (b"\x5c\1\0\0", "starts with"),
+        (b"\x5c\1\0\0", "expected a header of 348 bytes, got 4"),
         (b"\x1f\x8b", "truncated"),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_is_not_one_volume_is_refused(make_nifti, shape, received, refusal)
         ({"pixdim": np.zeros(8)}, "pixdim of zeros"),
         ({"srow_x": [0, 0, 0, 5]}, "invertible"),
         ({"srow_y": [0, np.inf, 0, 0]}, "invertible"),
-        ({"srow_x": [1e9, 0, 0, 0]}, "at most 3000 mm"),
+        ({"srow_x": [1e9, 0, 0, 0]}, "at most 1200 mm"),
         ({"sform_code": 0, "quatern_b": 3}, "qform"),
         ({"sform_code": 0, "quatern_b": np.nan}, ""),
         ({"scl_slope": 1, "scl_inter": np.inf}, "scl_inter"),

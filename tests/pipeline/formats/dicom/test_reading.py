@@ -335,3 +335,12 @@ def test_a_series_is_read_the_same_twice(write_series: Callable[..., Path]):
     first, second = (read_dicom(write_series()) for _ in range(2))
     np.testing.assert_array_equal(first.scan.image, second.scan.image)
     assert first.notes == second.notes
+
+
+def test_what_a_file_is_filled_up_with_behind_its_pixels_is_not_read(write_series, numbered_volume):
+    folder = write_series()
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes() + bytes(2**12))  # as some archives do, to whole blocks
+    found = read_dicom(folder)
+    np.testing.assert_array_equal(found.scan.image[0], numbered_volume)
+    assert all(0 not in header for header in found.source.datasets)

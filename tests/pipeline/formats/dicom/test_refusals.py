@@ -78,13 +78,13 @@ def nothing_there(bench):
     return bench.folder / "missing"
 
 
-@case("expected DICOM files, got no files")
+@case("expected DICOM files or LGG slices, got no files; name the folder that holds them")
 def an_empty_folder(bench):
     (bench.folder / "empty").mkdir()
     return bench.folder / "empty"
 
 
-@case("expected DICOM files, got 2 of other kinds")
+@case(r"expected DICOM files, got 2 of other kinds \(a.txt, b.png\); name a NIfTI file")
 def a_folder_of_other_files(bench):
     for name in ("a.txt", "b.png"):
         (bench.folder / name).write_text("nothing " * 40)
@@ -258,7 +258,7 @@ def no_pixel_spacing(bench):
     return bench.edited(PixelSpacing=None)
 
 
-@case(r"expected pixels of at least 0.01 mm and at most 3000 mm in all along an axis, got PixelSpacing 0 x 0.9 mm")
+@case(r"expected pixels of at least 0.01 mm and at most 1200 mm in all along an axis, got PixelSpacing 0 x 0.9 mm")
 def a_pixel_spacing_of_zero(bench):
     return bench.edited(PixelSpacing=["0", "0.9"])
 
@@ -268,7 +268,7 @@ def a_pixel_spacing_in_micrometres(bench):
     return bench.edited(PixelSpacing=["900", "900"])
 
 
-@case("expected slices over at most 3000 mm, got 4500.0 mm from slice to slice")
+@case("expected slices over at most 1200 mm, got 4500.0 mm from slice to slice")
 def positions_in_micrometres(bench):
     def scale(header, k):
         header.ImagePositionPatient[2] = 4500.0 * k

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.measurement import Lesion, measure
+from pipeline.formats.scan import Scan
+from pipeline.measurement import Lesion, measure, measure_scan
 
 
 def test_voxels_that_touch_by_a_corner_are_one_lesion(two_lesions):
@@ -61,3 +62,43 @@ def test_an_empty_mask_measures_zero():
 def test_a_mask_that_is_not_a_volume_is_refused():
     with pytest.raises(ValueError, match=r"got shape \(1, 5, 6, 7\)"):
         measure(np.zeros((1, 5, 6, 7)), None)
+
+
+def test_each_lesion_has_its_diameters_where_the_spacing_is_known(two_lesions, make_affine):
+    first, second = measure(two_lesions(), (0.9, 1.1, 4.5), make_affine("LPS")).lesions
+    assert second.diameters.longest_mm == pytest.approx(1.1)
+    assert second.diameters.perpendicular_mm == pytest.approx(0.9)
+    assert second.diameters.slice == 2
+    assert second.diameters.longest_ends == ((9, 10.5, 1), (9, 11.5, 1))
+    assert first.diameters.longest_mm == pytest.approx(1.8)
+    assert measure(two_lesions(), (0.9, 1.1, 4.5)).lesions[1].diameters.longest_mm == pytest.approx(1.1)
+
+
+def test_a_scan_without_a_stated_orientation_has_no_sides(make_head_scan, make_nifti):
+    from pipeline.formats.nifti import read_scan
+
+    for code in (0, 1):
+        scan = read_scan(make_nifti(f"{code}.nii", orientation="LAS", sform_code=code, qform_code=0))
+        mask = np.zeros(scan.spatial_shape)
+        mask[3, 4, 5] = 1
+        found = measure_scan(scan, mask)
+        assert (found.laterality is None) == (found.lesions[0].laterality is None) == (code == 0)
+        assert found.lesions[0].diameters is not None
+
+
+def test_lesions_on_both_sides_are_told_apart(make_head_scan):
+    scan, place = make_head_scan("LAS")
+    mask = (np.abs(np.abs(place) - np.array([14, 6, 0])[:, None, None, None]) < [[[[5]]], [[[4]]], [[[5]]]]).all(axis=0)
+    mask &= (place[0] < 0) | (place[1] > 0)
+    found = measure_scan(scan, mask)
+    assert sorted(lesion.laterality.side for lesion in found.lesions) == ["left", "left", "right"]
+    assert found.laterality.side == "both sides"
+    assert found.laterality.left_fraction == pytest.approx((mask & (place[0] < 0)).sum() / mask.sum())
+    empty = measure_scan(scan, np.zeros_like(mask))
+    assert (empty.laterality, empty.lesions) == (None, ())
+
+
+def test_a_mask_of_another_shape_than_the_scan_is_refused(make_affine):
+    scan = Scan(np.ones((1, 3, 4, 5), np.float32), make_affine("LPS"), None, "x")
+    with pytest.raises(ValueError, match=r"shape \(3, 4, 5\), got \(3, 4, 6\)"):
+        measure_scan(scan, np.ones((3, 4, 6)))
