@@ -1,0 +1,1 @@
+"""Many scans: found, segmented on one machine or a Ray cluster, and gathered in one table."""
