@@ -116,7 +116,7 @@ def _has_slices(folder: Path) -> bool:
     from pipeline.datasets.lgg_slices import list_slices
 
     try:
-        return any(folder.glob("*.tif"))
+        return bool(list_slices(folder))
     except DatasetError:  # it cannot be listed, which reading DICOM will say
         return False
 

@@ -35,6 +35,8 @@ def slices(anatomy, tmp_path):
         ("jane.v2.nii", "jane.v2"),
         ("JANE.NII.GZ", "JANE"),
         (".nii.gz", ".nii.gz"),
+        ("...nii.gz", "...nii.gz"),  # not "..", which would be the folder above the results'
+        ("..nii", "..nii"),
         ("jane.zip", "jane"),
         ("jane.IMA", "jane"),
         ("jane.mgz", "jane.mgz"),

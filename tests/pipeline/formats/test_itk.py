@@ -83,7 +83,8 @@ def test_a_missing_or_damaged_file_is_refused_in_one_line(write, tmp_path):
 def test_a_header_that_asks_for_more_than_a_scan_is_refused_before_memory_is_taken(tmp_path):
     path = tmp_path / "bomb.mhd"
     path.write_text(
-        "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 4096 4096 4096\nElementType = MET_FLOAT\nElementDataFile = bomb.raw\n"
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 4096 4096 4096\n"
+        "ElementType = MET_FLOAT\nElementDataFile = bomb.raw\n"
     )
     (tmp_path / "bomb.raw").write_bytes(b"0")
     with pytest.raises(ScanError, match=r"expected at most 536,870,912 voxels"):
