@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from pipeline.contours import draw_contours
 from pipeline.errors import ScanError
+from pipeline.formats.folders import check_folder, make_folder
 from pipeline.formats.nifti import write_mask, write_probabilities
 from pipeline.measurement import Measurements, measure_scan
 from pipeline.overlay import draw_overlay
@@ -147,8 +148,9 @@ def prepare_case(predictor: Predictor, case: Case) -> PreparedCase:
     """Read a case and make it ready for the network; many threads may do so at once.
 
     Raises:
-        AR2UNetError: If the scan cannot be read.
+        AR2UNetError: If the scan cannot be read, or there can be no folder for the results.
     """
+    check_folder(case.out)
     started = time.perf_counter()
     read = read_case(case.flair, case.t1, case.t1c, case.series)
     seconds = time.perf_counter() - started
@@ -170,7 +172,7 @@ def finish_case(predictor: Predictor, ready: PreparedCase, inferred: Inferred) -
     prediction = predictor.finish(ready.prepared, inferred)
     started = time.perf_counter()
     measurements = measure_scan(scan, prediction.mask)
-    _make_folder(case.out)
+    make_folder(case.out)
     mask = case.out / f"{case.name}_mask.nii.gz"
     write_mask(prediction.mask, scan, mask)
     probabilities = case.out / f"{case.name}_probabilities.nii.gz" if case.with_probabilities else None
@@ -255,10 +257,3 @@ def _write_dicom(predictor: Predictor, prediction: Prediction, case: Case, scan:
             values, scan, source, fractional, model_name=name, model_version=version, weights_sha256=weights
         )
     return path
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScanError(f"cannot make the folder {folder} for the results: {error.strerror}") from error

@@ -40,3 +40,8 @@ class SomeInputsFailedError(AR2UNetError):
     """Some inputs failed, each already named with its reason; the others are done."""
 
     exit_code: int = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library says went wrong, or the kind of error where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -147,7 +147,7 @@ class Predictor:
         path = self.bundle / "configs" / "metadata.json"
         try:
             return str(json.loads(path.read_text())["version"])
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             raise BundleError(f"{path} must be JSON with a version: {error}") from error
 
     @cached_property

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import BundleError, first_line
+
 if TYPE_CHECKING:
     import torch
     from monai.bundle import ConfigParser
@@ -57,7 +59,7 @@ class ReferenceRoad:
         """
         import torch
 
-        image = prepared["image"][None].to(self._parsed("device"))
+        image = prepared["image"][None].to(self._device())
         with torch.inference_mode():
             logits: torch.Tensor = self._parsed("inferer")(image, _counting(self.network, image.shape[-1], on_progress))
         return logits[0]
@@ -97,15 +99,39 @@ class ReferenceRoad:
         """The bundle's ``inference.yaml``."""
         from monai.bundle import ConfigParser
 
-        config = ConfigParser()
-        config.read_config(self.bundle / "configs" / "inference.yaml")
-        config["bundle_root"] = str(self.bundle)
+        config, path = ConfigParser(), self.bundle / "configs" / "inference.yaml"
+        try:
+            config.read_config(path)
+            config["bundle_root"] = str(self.bundle)
+        except Exception as error:  # YAML's own errors, and whatever MONAI makes of YAML that is something else
+            raise BundleError(f"{path} must be a config that MONAI can read: {first_line(error)}") from error
         if self.device is not None:
             config["device"] = f"$torch.device({self.device!r})"
         return config
 
     def _parsed(self, key: str) -> Any:
-        return self.config.get_parsed_content(key)
+        config = self.config
+        try:
+            return config.get_parsed_content(key)
+        except Exception as error:  # whatever the code that a config names can raise
+            path = self.bundle / "configs" / "inference.yaml"
+            cause = error if error.__cause__ is None else error.__cause__  # MONAI says what it was doing, its cause why
+            raise BundleError(f"{path} must describe the bundle, but {key!r} fails: {first_line(cause)}") from error
+
+    def _device(self) -> torch.device:
+        """Return the device to compute on, once it has shown that it holds a number."""
+        import torch
+
+        if self.device is None:
+            device: torch.device = self._parsed("device")
+            return device
+        try:
+            torch.zeros(1, device=self.device).item()
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+            raise BundleError(
+                f"device must be cpu, cuda or another that torch can use here, got {self.device!r}: {first_line(error)}"
+            ) from error
+        return torch.device(self.device)
 
     def _compose(self, key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         from monai.transforms import Compose

@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +31,15 @@ def load_weights(network: torch.nn.Module, path: str | Path) -> torch.nn.Module:
         return network
     import torch
 
+    expected = f"{path} must hold the weights of the bundle's network"
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, AttributeError, TypeError, pickle.UnpicklingError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BundleError(f"{path} must hold the weights of the bundle's network: {reason}") from error
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(weights)
+    except pickle.UnpicklingError as error:  # torch's own words advise to run whatever the file says
+        raise BundleError(f"{expected}, tensors and nothing else") from error
+    except (OSError, RuntimeError, AttributeError, TypeError, IndexError, EOFError) as error:
+        raise BundleError(f"{expected}: {first_line(error)}") from error
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise BundleError(f"{expected}: {name} has values that are no finite numbers")
     return network

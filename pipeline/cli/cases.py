@@ -9,6 +9,7 @@ import typer
 
 from pipeline.cli.app import progress_bar
 from pipeline.errors import AR2UNetError
+from pipeline.formats.printable import printable
 
 if TYPE_CHECKING:
     from pipeline.case import Case, CaseResult
@@ -29,7 +30,7 @@ def segment_all(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[C
     with progress_bar(title) as advance:
         for case, result in segment_cases(predictor, cases, on_progress=advance):
             if not isinstance(result, AR2UNetError):
-                for line in (*notes, *(f"{case.flair.name}: {warning}" for warning in result.warnings)):
+                for line in (*notes, *(f"{printable(case.flair.name)}: {warning}" for warning in result.warnings)):
                     typer.echo(f"ar2unet: {line}", err=True)
                 notes.clear()
             yield case, result

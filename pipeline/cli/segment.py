@@ -10,6 +10,7 @@ import typer
 from pipeline.cli.app import BundleOption, DeviceOption, EngineName, EngineOption, OutOption, app, make_predictor
 from pipeline.cli.cases import describe, segment_all
 from pipeline.errors import AR2UNetError, ScanError, SomeInputsFailedError
+from pipeline.formats.printable import printable
 
 __all__ = ["segment"]
 
@@ -42,7 +43,7 @@ def segment(
     names = [case_name(scan) for scan in scans]
     for name in names:
         if names.count(name) > 1:
-            raise ScanError(f"two scans are named {name}; their results would overwrite each other")
+            raise ScanError(f"two scans are named {printable(name)}; their results would overwrite each other")
     predictor = make_predictor(bundle, device, engine)
     several = len(scans) > 1
     cases = [
@@ -53,7 +54,7 @@ def segment(
     for case, result in segment_all(predictor, cases):
         if not isinstance(result, AR2UNetError):
             found = f"{describe(result)}; {result.seconds:.1f} s ({predictor.engine})"
-            typer.echo(f"{case.flair.name}: {found}; {result.mask}")
+            typer.echo(f"{printable(case.flair.name)}: {found}; {printable(result.mask)}")
         elif several:
             typer.echo(f"ar2unet: {result}", err=True)
             failed += 1

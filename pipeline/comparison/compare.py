@@ -28,6 +28,7 @@ from pipeline.comparison.picture import draw_comparison
 from pipeline.comparison.registration import OUTSIDE, Registration, assume_aligned, register, resample, write_transform
 from pipeline.errors import AR2UNetError, ScanError
 from pipeline.formats.atomic import atomic_write
+from pipeline.formats.folders import make_folder
 from pipeline.formats.nifti import read_mask
 from pipeline.formats.nifti_header import printable
 from pipeline.formats.resampling import is_same_grid
@@ -128,7 +129,7 @@ def compare_visits(before: Visit, after: Visit, out: Path, segment: SegmentAll) 
         raise ScanError("masks go together: expected one of each visit or none, got one")
     reads = [read_case(visit.flair, visit.t1, visit.t1c, visit.series) for visit in (before, after)]
     registration = _register(*(read.scan for read in reads))
-    _make_folder(out)
+    make_folder(out)
     found = _find_lesions((before, after), reads, out, segment)
     new_lesions, outside = _compare_places(*found, registration)
     change = measure_change(found[0].amount, found[1].amount, new_lesions, is_registered=not registration.is_doubtful)
@@ -287,10 +288,3 @@ def _title(found: tuple[Found, Found], change: Change, content: dict[str, Any]) 
 def _summarize(found: tuple[Found, Found], change: Change, content: dict[str, Any]) -> str:
     names = " -> ".join(each.visit.flair.name for each in found)
     return f"{names}: {_sizes(found, change)}, {describe_category(content)} (RANO-like, imaging only)"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScanError(f"cannot make the folder {folder} for the results: {error.strerror}") from error

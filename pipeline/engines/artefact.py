@@ -88,7 +88,7 @@ def read_artefact(bundle: Path, weights_sha256: str) -> Artefact:
     """
     network, path = bundle / FOLDER / NETWORK_FILE, bundle / FOLDER / MANIFEST_FILE
     remedy = "run 'ar2unet export'"
-    if not path.is_file():
+    if not path.is_file() or not network.is_file():
         raise BundleError(f"{bundle.name} has no exported network: {remedy}")
     try:
         fields = json.loads(path.read_bytes())

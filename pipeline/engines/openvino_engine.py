@@ -9,7 +9,7 @@ import openvino
 from numpy.typing import NDArray
 
 from pipeline.engines.engine import Receive
-from pipeline.errors import BundleError
+from pipeline.errors import BundleError, first_line
 
 __all__ = ["OpenVINOEngine", "best_precision"]
 
@@ -46,7 +46,7 @@ class OpenVINOEngine:
         try:
             self._compiled = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
-            raise BundleError(f"{network} must be a network that OpenVINO can run: {_first_line(error)}") from error
+            raise BundleError(f"{network} must be a network that OpenVINO can run: {first_line(error)}") from error
         streams = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         # Two for each stream: one that runs, one that waits, so that no stream does.
         self._requests = [self._compiled.create_infer_request() for _ in range(2 * streams)]
@@ -73,7 +73,3 @@ class OpenVINOEngine:
         finally:  # whoever leaves early must not leave requests that run
             for request in requests:
                 request.wait()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

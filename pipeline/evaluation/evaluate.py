@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.page import CasePicture
     from pipeline.evaluation.scoring import PatientScores
-    from pipeline.formats.nifti import Mask
+    from pipeline.formats.folders import make_folder
+from pipeline.formats.nifti import Mask
 
 __all__ = ["Evaluation", "choose_cases", "evaluate_masks", "write_evaluation"]
 
@@ -115,10 +116,7 @@ def write_evaluation(
     from pipeline.evaluation.page import write_page
     from pipeline.evaluation.tables import PATIENTS_FILE, SUMMARY_FILE, write_patients, write_summary
 
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(f"cannot make the folder {out} for the results: {error.strerror}") from error
+    make_folder(out)
     write_patients(out / PATIENTS_FILE, patients)
     write_summary(out / SUMMARY_FILE, summary)
     write_page(out / PAGE_FILE, patients, summary, pictures=pictures, left_out=left_out)

@@ -927,10 +927,13 @@ def full_disk(monkeypatch):
 
 
 OUTPUT = {
-    "a file": (lambda patch: save("out", b"taken"), "cannot make the folder out for the results: File exists"),
+    "a file": (
+        lambda patch: save("out", b"taken"),
+        "cannot make the folder out for the results: out is a file; name another with -o",
+    ),
     "below a file": (
         lambda patch: (save("file", b""), linked("out", "file/out")),
-        "cannot make the folder out …: File exists",
+        "cannot make the folder out …: File exists; name another with -o",
     ),
     "a folder in the mask's place": (
         lambda patch: Path("out/scan_mask.nii.gz").mkdir(parents=True),

@@ -157,6 +157,48 @@ def test_a_damaged_weights_file_is_refused_in_one_line(bundle, anatomy, make_nif
     assert "\n" not in str(caught.value)
 
 
+def test_weights_that_are_no_finite_numbers_are_refused(bundle, anatomy, make_nifti):
+    path = bundle / "models" / "model.pt"
+    weights = torch.load(path, weights_only=True)
+    name = list(weights)[-2]
+    weights[name].view(-1)[0] = float("nan")
+    torch.save(weights, path)
+    with pytest.raises(
+        BundleError, match=rf"model\.pt must hold .*: {name} has values that are no finite numbers$"
+    ):
+        Predictor(bundle, engine="torch").predict(read_scan(make_nifti(volume=anatomy[0])))
+
+
+def test_weights_that_would_run_code_are_refused_without_advice_to_run_it(bundle, anatomy, make_nifti):
+    torch.save({"weights": SimpleNamespace()}, bundle / "models" / "model.pt")
+    with pytest.raises(BundleError, match=r"^[^\n]*, tensors and nothing else$"):
+        Predictor(bundle, engine="torch").predict(read_scan(make_nifti(volume=anatomy[0])))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("", r"must be a config that MONAI can read|must describe the bundle"),
+        ("- a\n- b\n", r"must be a config that MONAI can read|must describe the bundle"),
+        ("a: [1, 2", r"must be a config that MONAI can read"),
+        (
+            "volume_transforms:\n- _target_: NoSuchTransform\n",
+            r"must describe the bundle, but 'volume_transforms' fails",
+        ),
+    ],
+)
+def test_a_config_that_is_none_is_refused_in_one_line(config, message, bundle, anatomy, make_nifti):
+    (bundle / "configs" / "inference.yaml").write_text(config)
+    with pytest.raises(BundleError, match=rf"^\S*inference\.yaml ({message})[^\n]*$"):
+        Predictor(bundle, engine="torch").predict(read_scan(make_nifti(volume=anatomy[0])))
+
+
+@pytest.mark.parametrize("device", ["tpu9", "", "meta"])
+def test_a_device_that_is_none_is_refused_in_one_line(device, bundle, anatomy, make_nifti):
+    with pytest.raises(BundleError, match=rf"^device must be cpu, cuda [^\n]*, got '{device}': [^\n]+$"):
+        Predictor(bundle, device=device, engine="torch").predict(read_scan(make_nifti(volume=anatomy[0])))
+
+
 def test_the_shipped_weights_load_and_fit_into_40_megabytes():
     weights = SEGMENTATION_BUNDLE / "models" / "model.pt"
     assert weights.stat().st_size <= 40e6

@@ -83,5 +83,5 @@ def test_a_damaged_manifest_is_refused_in_one_line(folder, content):
 
 def test_a_missing_network_is_refused(folder):
     (folder / "models" / "exported" / "network.onnx").unlink()
-    with pytest.raises(BundleError, match=r"network\.onnx must be readable"):
+    with pytest.raises(BundleError, match=r"has no exported network: run 'ar2unet export'"):
         read(folder)
