@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import AR2UNetError, DatasetError
 from pipeline.evaluation.pairing import LeftOut, MaskPair, find_by_subject, pair_masks, read_sites
+from pipeline.formats.folders import make_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from pipeline.evaluation.page import CasePicture
     from pipeline.evaluation.scoring import PatientScores
-    from pipeline.formats.folders import make_folder
 from pipeline.formats.nifti import Mask
 
 __all__ = ["Evaluation", "choose_cases", "evaluate_masks", "write_evaluation"]
