@@ -19,7 +19,7 @@ COPY networks networks
 COPY transforms transforms
 COPY pipeline pipeline
 COPY bundles bundles
-RUN pip install --quiet --no-deps --no-build-isolation -e . && pip check && ar2unet export
+RUN pip install --quiet --no-deps --no-build-isolation -e . && pip check && ar2unet export && python -m pipeline.web.viewer
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --create-home ar2unet && install -d -o ar2unet -m 700 /data

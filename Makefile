@@ -20,6 +20,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The shipped network as the fast engines take it: made on each machine from the weights, never kept in git.
 BUNDLE := bundles/flair_abnormality_segmentation
 EXPORTED := $(BUNDLE)/models/exported/manifest.json
+# What the web page shows volumes with, fetched by its hash.
+VIEWER := pipeline/web/static/vendor/niivue.json
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint types check format environment.yml clean distclean
@@ -27,14 +29,14 @@ EXPORTED := $(BUNDLE)/models/exported/manifest.json
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
-install: $(STAMP) $(EXPORTED) ## Create .venv from the lock file (the others do this by themselves)
+install: $(STAMP) $(EXPORTED) $(VIEWER) ## Create .venv from the lock file (the others do this by themselves)
 
 demo: $(STAMP) $(EXPORTED) ## Segment the embedded sample with the shipped weights: OUT=demo_out
 	$(BIN)/ar2unet demo -o $(OUT)
 
 # A key that stands twice in a bundle's config is a mistake; MONAI would silently take one of the two.
 test: export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
-test: $(STAMP) ## Run the whole test suite: ARGS="-k geometry" narrows it
+test: $(STAMP) $(VIEWER) ## Run the whole test suite: ARGS="-k geometry" narrows it
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting (ruff)
@@ -59,8 +61,8 @@ clean: ## Remove caches and the demo's output
 	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-distclean: clean ## Remove .venv and the exported network as well
-	rm -rf .venv $(dir $(EXPORTED))
+distclean: clean ## Remove .venv, the exported network and the viewer as well
+	rm -rf .venv $(dir $(EXPORTED)) $(dir $(VIEWER))
 
 # torch goes first and alone; see docs/adr/0005. The import at the end loads the heavy packages once, so that a
 # package that an interrupted install left half-written is found before the stamp is set, which comes last.
@@ -88,3 +90,7 @@ $(STAMP):
 
 $(EXPORTED): $(BUNDLE)/models/model.pt $(BUNDLE)/configs/inference.yaml pipeline/exporting.py | $(STAMP)
 	$(BIN)/ar2unet export
+
+# Without a network the rest of the product goes on.
+$(VIEWER): pipeline/web/niivue.lock.json | $(STAMP)
+	@$(BIN)/python -m pipeline.web.viewer && touch $@ || true

@@ -99,6 +99,11 @@ class ReferenceRoad:
         """The bundle's ``inference.yaml``."""
         from monai.bundle import ConfigParser
 
+        if (self.bundle / "scripts").is_dir():
+            raise BundleError(
+                f"{self.bundle} is a packed bundle: run it with 'python -m monai.bundle run', or name the one it was "
+                "packed from"
+            )
         config, path = ConfigParser(), self.bundle / "configs" / "inference.yaml"
         try:
             config.read_config(path)

@@ -92,14 +92,16 @@ def _verdict(report: Mapping[str, Any]) -> str:
     kind = "unknown" if confidence is None else "review" if confidence["review"] else "trusted"
     if confidence is None:
         words = "<b>How far this mask can be trusted is not known:</b> the network was not assessed."
+    elif report["lesion_count"] == 0:  # a Dice says little about a mask of nothing
+        kind = "review" if confidence["review"] else "unknown"
+        verdict = "Review this case: nothing was found." if confidence["review"] else "Nothing was found."
+        words = f"<b>{verdict}</b> A small or faint lesion may have been missed, so look at the slices."
     else:
-        dice = f"{confidence['predicted_dice']:.2f}"
-        agreement = (
-            f"The expected agreement with an expert's outline is Dice {dice} (1 is perfect; experts reach about 0.84 "
-            "among themselves)."
-        )
         verdict = "Review this case." if confidence["review"] else "No doubt was raised."
-        words = f"<b>{verdict}</b> {agreement}"
+        words = (
+            f"<b>{verdict}</b> The expected agreement with an expert's outline is Dice "
+            f"{confidence['predicted_dice']:.2f} (1 is perfect; experts reach about 0.84 among themselves)."
+        )
     items = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
     return f'<div class="verdict {kind}"><p>{words}</p>{f"<ul>{items}</ul>" if items else ""}</div>'
 

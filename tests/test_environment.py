@@ -19,7 +19,8 @@ from rattler.exceptions import InvalidMatchSpecError
 
 ROOT = Path(__file__).parents[1]
 CORE = "monai torch nibabel simpleitk numpy tensorboard pytorch-ignite fire typer rich matplotlib pillow scipy"
-CORE += " onnx onnxruntime onnxscript openvino pydicom highdicom imagecodecs scikit-image fastapi uvicorn prometheus-client pydantic"
+CORE += " onnx onnxruntime onnxscript openvino pydicom highdicom imagecodecs scikit-image"
+CORE += " fastapi uvicorn prometheus-client pydantic"
 
 
 def pins_of(lines: list[str]) -> dict[str, Requirement]:
@@ -136,6 +137,7 @@ STAND_IN = """#!/bin/sh
 echo "$@" >> "$CALLS"
 case "$*" in *"$BREAKS_AT"*) exit 1 ;; esac
 case "$*" in export) mkdir -p "$MODELS/exported" && touch "$MODELS/exported/manifest.json" ;; esac
+case "$*" in "-m pipeline.web.viewer") mkdir -p pipeline/web/static/vendor ;; esac
 """
 MODELS = "bundles/flair_abnormality_segmentation/models"
 WHAT_IS_EXPORTED = (
@@ -153,8 +155,8 @@ class Checkout:
         self.log = folder / "calls.txt"
         for name in ("Makefile", "requirements.lock", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)
-        for name in WHAT_IS_EXPORTED:
-            (folder / name).parent.mkdir(parents=True)
+        for name in (*WHAT_IS_EXPORTED, "pipeline/web/niivue.lock.json"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).touch()
         (folder / ".venv/bin").mkdir(parents=True)
         for name in ("python", "ar2unet"):
@@ -224,13 +226,22 @@ def test_make_exports_the_network_once_and_again_when_what_it_is_made_from_chang
     checkout: Checkout, changed: str
 ) -> None:
     assert checkout.make("install").returncode == 0
-    assert checkout.calls[-1] == "export"
+    assert "export" in checkout.calls
     assert checkout.make("demo").returncode == 0
     assert "export" not in checkout.calls
     later = (checkout.folder / MODELS / "exported" / "manifest.json").stat().st_mtime + 5
     os.utime(checkout.folder / changed, (later, later))
     assert checkout.make("demo").returncode == 0
     assert checkout.calls == ["export", "demo -o demo_out"]
+
+
+def test_make_fetches_the_viewer_once_and_goes_on_without_it(checkout: Checkout) -> None:
+    assert checkout.make("test", breaks_at="pipeline.web.viewer").returncode == 0
+    assert checkout.calls[-2:] == ["-m pipeline.web.viewer", "-m pytest"]
+    assert checkout.make("test").returncode == 0
+    assert checkout.calls == ["-m pipeline.web.viewer", "-m pytest"]
+    assert checkout.make("test").returncode == 0
+    assert checkout.calls == ["-m pytest"]
 
 
 def test_make_says_in_one_line_that_no_python_is_new_enough(checkout: Checkout) -> None:

@@ -3,6 +3,20 @@
 from pipeline.cli.app import app, main
 
 # Each registers its commands; the list of --help has this order.
-from pipeline.cli import segment, cohort, compare, demo, prepare, leakage, evaluate, export, serve  # isort: skip
+from pipeline.cli import segment, cohort, compare, stage, demo, prepare, leakage, evaluate, export, pack, serve  # isort: skip
 
-__all__ = ["app", "cohort", "compare", "demo", "evaluate", "export", "leakage", "main", "prepare", "segment", "serve"]
+__all__ = [
+    "app",
+    "cohort",
+    "compare",
+    "demo",
+    "evaluate",
+    "export",
+    "leakage",
+    "main",
+    "pack",
+    "prepare",
+    "segment",
+    "serve",
+    "stage",
+]

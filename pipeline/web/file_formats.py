@@ -51,6 +51,8 @@ class FileFormat:
 
 NIFTI, NIFTI_GZ = FileFormat("nifti", ".nii"), FileFormat("nifti", ".nii.gz")
 NRRD, META_IMAGE = FileFormat("nrrd", ".nrrd"), FileFormat("metaimage", ".mha")
+PNG, JPEG = FileFormat("png", ".png"), FileFormat("jpeg", ".jpg")
+PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 DICOM = FileFormat("dicom", ".dcm", several=True, roles=False)
 ZIP = FileFormat("zip", ".zip", roles=False)
 
@@ -69,6 +71,10 @@ def detect_format(path: Path) -> FileFormat:
         return NIFTI_GZ
     if _is_nifti(start):
         return NIFTI
+    if start.startswith(PNG_MAGIC):
+        return PNG
+    if start.startswith(JPEG_MAGIC):
+        return JPEG
     if start.startswith(ZIP_MAGIC):
         return ZIP
     if starts_as_dicom(start):

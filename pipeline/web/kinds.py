@@ -106,6 +106,12 @@ def _make_segmentation(options: WorkerOptions) -> Runner:
     return SegmentationRunner(options)
 
 
+def _make_staging(options: WorkerOptions) -> Runner:
+    from pipeline.web.staging import StagingRunner
+
+    return StagingRunner()  # the options name the bundle and the engine of the segmentation
+
+
 def _segmentation_sample() -> dict[str, Path]:
     from pipeline.datasets.phantom import load_sample
 
@@ -119,5 +125,11 @@ KINDS: dict[str, JobKind] = {
         accepts=("nifti", "nrrd", "metaimage", "dicom", "zip"),
         sample=_segmentation_sample,
         make_runner=_make_segmentation,
+    ),
+    "staging": JobKind(
+        roles=("t1",),
+        accepts=("png", "jpeg", "nifti", "nrrd", "metaimage"),
+        sample=None,
+        make_runner=_make_staging,
     ),
 }

@@ -163,9 +163,7 @@ def test_weights_that_are_no_finite_numbers_are_refused(bundle, anatomy, make_ni
     name = list(weights)[-2]
     weights[name].view(-1)[0] = float("nan")
     torch.save(weights, path)
-    with pytest.raises(
-        BundleError, match=rf"model\.pt must hold .*: {name} has values that are no finite numbers$"
-    ):
+    with pytest.raises(BundleError, match=rf"model\.pt must hold .*: {name} has values that are no finite numbers$"):
         Predictor(bundle, engine="torch").predict(read_scan(make_nifti(volume=anatomy[0])))
 
 

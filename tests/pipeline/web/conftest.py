@@ -14,10 +14,11 @@ from starlette.testclient import TestClient
 
 from pipeline.predictor import Predictor
 from pipeline.web.app import create_app
-from pipeline.web.kinds import Order
+from pipeline.web.kinds import Order, Runner
 from pipeline.web.segmentation import SegmentationRunner
 from pipeline.web.service import Service
 from pipeline.web.settings import Settings
+from pipeline.web.staging import StagingRunner
 from pipeline.web.worker import answer
 from pipeline.web.worker_process import WorkerDiedError
 
@@ -36,7 +37,7 @@ class ThreadWorker:
     """The worker's own code in a thread, with what a process can suffer."""
 
     def __init__(self, runner: SegmentationRunner) -> None:
-        self.runner = runner
+        self.runners: dict[str, Runner] = {"segmentation": runner, "staging": StagingRunner()}
         self.go = threading.Event()  # cleared, it holds the next job before its first step
         self.go.set()
         self.starts = 0
@@ -47,7 +48,9 @@ class ThreadWorker:
     def start(self) -> None:
         self.starts += 1
         self._messages = queue.Queue()
-        self._messages.put({"type": "ready", "about": {"segmentation": dict(self.runner.about())}})
+        self._messages.put(
+            {"type": "ready", "about": {name: dict(runner.about()) for name, runner in self.runners.items()}}
+        )
 
     def send(self, message: dict[str, Any]) -> None:
         order = Order(**message)
@@ -59,7 +62,7 @@ class ThreadWorker:
         self.go.wait(30)
         if self.fault is not None:
             self.fault(order)
-        answer({"segmentation": self.runner}, order, messages.put)
+        answer(self.runners, order, messages.put)
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
         try:

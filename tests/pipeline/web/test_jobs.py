@@ -269,7 +269,9 @@ def test_nothing_happens_out_of_turn(client, scan):
     assert client.post(f"/api/jobs/{job}/corrections", content=b"x").status_code == 409
 
 
-@pytest.mark.parametrize("new", [{"kind": "staging"}, {"kind": 7}, {"name": "x"}, []])
+@pytest.mark.parametrize(
+    "new", [{"kind": "spelling"}, {"kind": "staging", "sample": True}, {"kind": 7}, {"name": "x"}, []]
+)
 def test_a_job_that_makes_no_sense_is_refused_in_one_form(new, client):
     answer = client.post("/api/jobs", json=new)
     assert answer.status_code == 422
@@ -285,7 +287,7 @@ def test_the_interface_is_described_with_its_types_and_errors(client):
     upload = described["paths"]["/api/jobs/{job_id}/uploads"]["post"]
     assert "application/octet-stream" in upload["requestBody"]["content"]
     about = client.get("/api/about").json()
-    assert [kind["name"] for kind in about["kinds"]] == ["segmentation"]
+    assert [kind["name"] for kind in about["kinds"]] == ["segmentation", "staging"]
     assert "research use" in about["notice"]
     assert len(about["weights_sha256"]) == 64
 

@@ -1,0 +1,1 @@
+"""From a bundle's folder to one zip that runs with MONAI alone, this repository nowhere on the path."""
