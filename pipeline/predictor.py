@@ -6,7 +6,6 @@ Two roads lead there, and a test holds them equal: the reference road is built f
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.engines.artefact import hash_file
 from pipeline.errors import BundleError
 from pipeline.fast_road import ENGINES, FastRoad, installed_engines
+from pipeline.provenance import read_bundle_version
 from pipeline.reference_road import ReferenceRoad
 
 if TYPE_CHECKING:
@@ -144,11 +144,7 @@ class Predictor:
     @cached_property
     def version(self) -> str:
         """The bundle's version, from its metadata."""
-        path = self.bundle / "configs" / "metadata.json"
-        try:
-            return str(json.loads(path.read_text())["version"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise BundleError(f"{path} must be JSON with a version: {error}") from error
+        return read_bundle_version(self.bundle)
 
     @cached_property
     def weights_sha256(self) -> str:

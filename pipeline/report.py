@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.formats.atomic import atomic_write
 from pipeline.formats.scan import CHANNELS, Scan
 from pipeline.measurement import Diameters, Laterality, Measurements, volume_interval
+from pipeline.provenance import software_versions
 
 if TYPE_CHECKING:
     from pipeline.confidence.assessment import Assessment
@@ -29,7 +27,7 @@ INTERVAL_NOTE = (
 NO_LESION_NOTE = "No lesion was found, and from the Dice alone no interval follows for its volume."
 NO_DICE_NOTE = "No usable Dice is predicted for this mask, so an interval of the volume cannot be given."
 NOTICE = "For research use only. Not a medical device; not for diagnosis or treatment."
-SOFTWARE = {"ar2unet": "ar2unet-monai", **{name: name for name in ("torch", "monai", "numpy", "scipy", "nibabel")}}
+SOFTWARE = ("torch", "monai", "numpy", "scipy", "nibabel")
 
 
 def build_report(
@@ -102,7 +100,7 @@ def build_report(
         "weights_sha256": weights_sha256,
         "engine": engine,
         "seconds": {stage: round(seconds[stage], 3) for stage in STAGES},
-        "software": dict(_software_versions()),
+        "software": software_versions(SOFTWARE),
         "warnings": [*(() if assessment is None else assessment.warnings), *warnings],
         "notes": list(notes),
         "notice": NOTICE,
@@ -155,15 +153,3 @@ def _laterality(laterality: Laterality | None) -> dict[str, str | float] | None:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
-
-
-@cache
-def _software_versions() -> dict[str, str]:
-    """Return the versions of what computed, without importing any of it."""
-    versions = {"python": platform.python_version()}
-    for name, distribution in SOFTWARE.items():
-        try:
-            versions[name] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:  # a packed bundle runs without this project installed
-            continue
-    return versions

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from numpy.linalg import det
@@ -19,6 +17,7 @@ from pipeline.comparison.change import (
     NewLesion,
     Overlap,
 )
+from pipeline.provenance import software_versions
 from pipeline.report import NOTICE
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["build_content"]
 
 SCHEMA_VERSION = "1.0"
-SOFTWARE = {"ar2unet": "ar2unet-monai", "numpy": "numpy", "scipy": "scipy", "SimpleITK": "SimpleITK"}
+SOFTWARE = ("numpy", "scipy", "SimpleITK")
 
 
 def build_content(
@@ -104,7 +103,7 @@ def build_content(
             "head_overlap": _rounded(registration.head_overlap),
             "doubtful": registration.is_doubtful,
         },
-        "software": _software(),
+        "software": software_versions(SOFTWARE),
         "warnings": [
             *warnings,
             *(f"{name}: {line}" for name, each in (("BEFORE", before), ("AFTER", after)) for line in each.warnings),
@@ -144,13 +143,3 @@ def _new_lesion(lesion: NewLesion) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _software() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name, distribution in SOFTWARE.items():
-        try:
-            versions[name] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

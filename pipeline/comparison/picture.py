@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.drawing import axial_view
 from pipeline.formats.atomic import atomic_write
 
 if TYPE_CHECKING:
     from pipeline.formats.scan import Scan
-    from transforms.geometry import SliceFrame
 
 __all__ = ["AFTER_COLOR", "BEFORE_COLOR", "draw_comparison"]
 
@@ -78,9 +78,9 @@ def draw_comparison(
         if volume.shape != before.spatial_shape:
             raise ValueError(f"{name} must have the scan's shape {before.spatial_shape}, got {volume.shape}")
     frame = find_slice_frame(before.image, before.affine, None, crop_to_head=False)
-    shown = [_axial(volume, frame) for volume in (before.flair, after_flair)]
-    lesions = [_axial(volume.astype(np.float32), frame) for volume in (before_mask, after_mask)]
-    seen = np.ones(shown[0].shape, bool) if is_seen is None else _axial(is_seen, frame)
+    shown = [axial_view(volume, frame) for volume in (before.flair, after_flair)]
+    lesions = [axial_view(volume.astype(np.float32), frame) for volume in (before_mask, after_mask)]
+    seen = np.ones(shown[0].shape, bool) if is_seen is None else axial_view(is_seen, frame)
     chosen = _choose_slices(lesions[0] > 0.5, lesions[1] > 0.5)
     rows, columns = _window(shown[0], lesions, chosen)
     visits = []
@@ -93,12 +93,6 @@ def draw_comparison(
     picture = _compose(visits, chosen, aspect, titles, is_side_known=is_side_known)
     with atomic_write(path) as file:
         picture.save(file, format="PNG", compress_level=6, compress_type=zlib.Z_DEFAULT_STRATEGY)
-
-
-def _axial(volume: NDArray[Voxel], frame: SliceFrame) -> NDArray[Voxel]:
-    """Return a view ``(slice, row, column)``: slices upwards, rows to posterior, columns to the patient's left."""
-    steps = tuple(slice(None, None, -1 if flip else 1) for flip in frame.flipped)
-    return volume.transpose(frame.order)[steps].transpose(2, 1, 0)
 
 
 def _choose_slices(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> list[int]:

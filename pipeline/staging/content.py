@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import html
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline.html_page import figure, table, write_html
+from pipeline.provenance import software_versions
 from pipeline.staging.reading import T1Slices
 from pipeline.staging.stager import Stager, Staging
 from pipeline.staging.stages import NOTICE, STAGES, SURE_ABOVE, verdict
@@ -17,7 +16,7 @@ from pipeline.staging.stages import NOTICE, STAGES, SURE_ABOVE, verdict
 __all__ = ["build_content", "describe_staging", "write_stage_page"]
 
 SCHEMA_VERSION = "1.0"
-SOFTWARE = {"ar2unet": "ar2unet-monai", **{name: name for name in ("torch", "numpy", "pillow", "nibabel")}}
+SOFTWARE = ("torch", "numpy", "pillow", "nibabel")
 SPREAD_HEADER = "single slices, 10th to 90th percentile"
 METHOD = (
     "The model compares how much fluid and how much bright white matter there is at each place with what it saw in "
@@ -69,7 +68,7 @@ def build_content(read: T1Slices, staging: Staging, stager: Stager, seconds: Map
         "bundle": {"name": stager.bundle.name, "version": stager.version},
         "weights_sha256": stager.weights_sha256,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "software": _software_versions(),
+        "software": software_versions(SOFTWARE),
         "warnings": list(staging.warnings),
         "notes": list(staging.notes),
         "notice": NOTICE,
@@ -120,13 +119,3 @@ def _chances(content: Mapping[str, Any]) -> str:
             row.append(f"{spread[stage.name][0]:.2f} to {spread[stage.name][1]:.2f}")
         rows.append(row)
     return table(header, rows)
-
-
-def _software_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name, distribution in SOFTWARE.items():
-        try:
-            versions[name] = metadata.version(distribution)
-        except metadata.PackageNotFoundError:  # a packed bundle runs without this project installed
-            continue
-    return versions

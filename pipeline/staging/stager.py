@@ -6,7 +6,6 @@ would take longer to import than all else; a test holds the two equal.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.engines.artefact import hash_file
 from pipeline.errors import BundleError
+from pipeline.provenance import read_bundle_version
 from pipeline.staging.frame import SLICES
 from pipeline.staging.plausibility_model import read_plausibility
 from pipeline.staging.stages import STAGES, SURE_ABOVE, DementiaStage
@@ -96,11 +96,7 @@ class Stager:
     @cached_property
     def version(self) -> str:
         """The bundle's version, from its metadata."""
-        path = self.bundle / "configs" / "metadata.json"
-        try:
-            return str(json.loads(path.read_text())["version"])
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise BundleError(f"{path} must be JSON with a version: {error}") from error
+        return read_bundle_version(self.bundle)
 
     @cached_property
     def weights_sha256(self) -> str:
