@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from networks.slice_classifier import SliceClassifier
+from pipeline.training.settling import settle_norms
 
 STAGES = 4
 SETTLING = 1024  # slices that the statistics of the batch norms are taken from
@@ -94,28 +95,9 @@ def train(images: torch.Tensor, stages: torch.Tensor, recipe: Recipe) -> SliceCl
         loss.backward()
         optimizer.step()
         schedule.step()
-    settle_norms(network, images[torch.randperm(len(images), generator=generator)[:SETTLING]])
+    settling = images[torch.randperm(len(images), generator=generator)[:SETTLING]].split(SETTLING // 8)
+    settle_norms(network, (batch.contiguous(memory_format=torch.channels_last) for batch in settling if len(batch) > 1))
     return network
-
-
-@torch.no_grad()
-def settle_norms(network: SliceClassifier, images: torch.Tensor) -> None:
-    """Take the statistics of the batch norms anew, without dropout, from slices ``(N, 1, H, W)``; ends in eval mode.
-
-    Those gathered in training are of features with dropout, which are others than without (Li et al., "Understanding
-    the disharmony between dropout and batch normalization by variance shift", 2019). Here features vary so little
-    from slice to slice that the network is of no use with those, and bfloat16 is too coarse for its answers.
-    """
-    network.eval()
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    for batch in images.split(SETTLING // 8):
-        if len(batch) > 1:
-            network(batch.contiguous(memory_format=torch.channels_last))
-    network.eval()
 
 
 def _batches(count: int, recipe: Recipe, generator: torch.Generator) -> Iterator[torch.Tensor]:

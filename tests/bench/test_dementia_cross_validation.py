@@ -238,21 +238,6 @@ def _images(count):
     return (torch.rand(count, 1, 16, 12),)
 
 
-def test_batch_norms_know_features_without_dropout(bench):
-    from networks.slice_classifier import SliceClassifier
-
-    network = SliceClassifier(1, 4, (4, 8), (6,), dropout=0.5)
-    images = torch.randn(40, 1, 16, 12, generator=torch.Generator().manual_seed(0))
-    network.train()(images)  # statistics with dropout
-    bench["slice_network"].settle_norms(network, images)
-    assert not any(module.training for module in network.modules())
-    seen = []
-    network.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    with torch.no_grad():
-        network(images)
-    assert seen[0].mean(dim=0).numpy() == pytest.approx(np.zeros(6), abs=0.05)
-
-
 def test_slices_are_halved_and_made_equally_bright(bench):
     slices = np.random.default_rng(0).integers(50, 80, (3, ROWS, COLUMNS), dtype=np.uint8)
     slices[2] = 0  # a black slice has no brightness to go by
