@@ -62,7 +62,7 @@ clean: ## Remove caches and the demo's output
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 distclean: clean ## Remove .venv, the exported network and the viewer as well
-	rm -rf .venv $(dir $(EXPORTED)) $(dir $(VIEWER))
+	rm -rf .venv .venv-label $(dir $(EXPORTED)) $(dir $(VIEWER))
 
 # torch goes first and alone; see docs/adr/0005. The import at the end loads the heavy packages once, so that a
 # package that an interrupted install left half-written is found before the stamp is set, which comes last.

@@ -3,7 +3,7 @@
 from pipeline.cli.app import app, main
 
 # Each registers its commands; the list of --help has this order.
-from pipeline.cli import segment, cohort, compare, stage, demo, prepare, leakage, evaluate, export, pack, serve  # isort: skip
+from pipeline.cli import segment, cohort, compare, stage, demo, prepare, leakage, evaluate, export, pack, serve, label  # isort: skip
 
 __all__ = [
     "app",
@@ -12,6 +12,7 @@ __all__ = [
     "demo",
     "evaluate",
     "export",
+    "label",
     "leakage",
     "main",
     "pack",
