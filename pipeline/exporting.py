@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engines.artefact import FOLDER, NETWORK_FILE, Artefact, Manifest, hash_file, write_manifest
-from pipeline.errors import AR2UNetError, BundleError
+from pipeline.errors import BundleError
 from pipeline.formats.atomic import atomic_write
+from pipeline.formats.folders import make_folder
 from pipeline.reference_road import ReferenceRoad
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _write_network(network: torch.nn.Module, in_channels: int, path: Path) -> No
     )
     if program is None:
         raise BundleError("torch must return the exported network, got None")
-    _make_folder(path.parent)
+    make_folder(path.parent)
     with atomic_write(path) as file:
         file.write(program.model_proto.SerializeToString())
     for image in (slices, other):
@@ -139,10 +140,3 @@ def _compare(network: torch.nn.Module, path: Path, image: torch.Tensor) -> None:
     if not difference <= LARGEST_DIFFERENCE:
         path.unlink()
         raise BundleError(f"the exported network's logits must equal the original's, they differ by {difference:.2%}")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AR2UNetError(f"cannot make the folder {folder}: {error.strerror}") from error
