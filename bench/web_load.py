@@ -1,8 +1,9 @@
 """Many clients at once against one worker of the web page: what becomes of their jobs, and how soon the page answers.
 
-    python bench/web_load.py
+    python bench/web_load.py                       # the load
+    python bench/web_load.py --warm FLAIR.nii.gz   # one scan, in turn through the page's server and through the library
 
-Each client uploads the sample at half its resolution, waits for the mask and takes all results home.
+Of the load, each client uploads the sample at half its resolution, waits for the mask and takes all results home.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -95,42 +98,84 @@ def make_scan(folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def main() -> None:
-    """Run the load and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=32)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        command = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", "--port", "0"]
-        server = subprocess.Popen(
-            [*command, "--folder", folder / "jobs"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        try:
-            line = server.stdout.readline() if server.stdout else ""
-            found = re.search(r"http://\S+", line)
-            if found is None:
-                sys.exit(f"the server does not start: {line}")
-            url, scan = found[0], make_scan(folder)
-            watcher = Watcher(url, server.pid)
-            watcher.start()
-            started = time.perf_counter()
-            with ThreadPoolExecutor(options.clients) as pool:
-                outcomes = list(pool.map(lambda _: do_job(url, scan), range(options.clients)))
-            seconds = time.perf_counter() - started
-            watcher.done.set()
-            watcher.join()
-        finally:
-            server.terminate()
-            server.wait()
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, int]]:
+    """Serve the page from an empty folder; yield its address and the server's process id."""
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--folder", folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        line = server.stdout.readline() if server.stdout else ""
+        found = re.search(r"http://\S+", line)
+        if found is None:
+            sys.exit(f"the server does not start: {line}")
+        yield found[0], server.pid
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def measure_load(folder: Path, clients: int) -> None:
+    """Print what becomes of the jobs of many clients, and how soon pages come meanwhile."""
+    scan = make_scan(folder)
+    with serving(folder / "jobs") as (url, process):
+        watcher = Watcher(url, process)
+        watcher.start()
+        started = time.perf_counter()
+        with ThreadPoolExecutor(clients) as pool:
+            outcomes = list(pool.map(lambda _: do_job(url, scan), range(clients)))
+        seconds = time.perf_counter() - started
+        watcher.done.set()
+        watcher.join()
     states = Counter(state for state, _ in outcomes)
     codes = sum((each for _, each in outcomes), watcher.codes)
-    print(f"{options.clients} clients: {dict(states)}, status codes {dict(sorted(codes.items()))}, {seconds:.1f} s")
+    print(f"{clients} clients: {dict(states)}, status codes {dict(sorted(codes.items()))}, {seconds:.1f} s")
     print("| page | median ms | 95 % | 99 % | max |\n|---|---:|---:|---:|---:|")
     for page, values in watcher.seconds.items():
         figures = np.percentile(1000 * np.array(values), (50, 95, 99, 100))
         print(f"| {page} | " + " | ".join(f"{value:.0f}" for value in figures) + " |")
     print("memory: server {:.0f} MB, worker {:.0f} MB at most".format(*watcher.memory_mb))
+
+
+def measure_warm(folder: Path, scan: Path, runs: int) -> None:
+    """Print how long a scan takes from its upload to all its results, against the same work in the library."""
+    from pipeline.case import segment_case
+    from pipeline.predictor import Predictor
+    from pipeline.stream import keep_memory
+
+    keep_memory()
+    predictor, content = Predictor(), scan.read_bytes()
+    seconds: dict[str, list[float]] = {"library": [], "page, all results taken home": []}
+    with serving(folder / "jobs") as (url, _):
+        ways = (
+            lambda: segment_case(predictor, scan, folder / "out", with_probabilities=True),
+            lambda: do_job(url, content),
+        )
+        for run in range(runs + 2):  # the first two warm both up
+            for way, values in zip(ways, seconds.values(), strict=True):
+                started = time.perf_counter()
+                way()
+                if run >= 2:
+                    values.append(time.perf_counter() - started)
+    for name, values in seconds.items():
+        print(f"{name}: median {np.median(values):.2f} s, best {min(values):.2f} s of {runs}")
+    library, page = seconds.values()
+    print(f"ratio: medians {np.median(page) / np.median(library):.2f}, best {min(page) / min(library):.2f}")
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--warm", type=Path, metavar="FLAIR", help="a NIfTI file")
+    parser.add_argument("--runs", type=int, default=9, help="of the warm scan")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        if options.warm is None:
+            measure_load(Path(name), options.clients)
+        else:
+            measure_warm(Path(name), options.warm, options.runs)
 
 
 if __name__ == "__main__":

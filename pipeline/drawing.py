@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LESION_COLOR",
+    "OPACITIES",
     "OUTLINE",
     "axial_view",
     "draw_line",
@@ -34,6 +35,7 @@ Color = tuple[int, int, int]
 
 OUTLINE = 2.7  # thickness in pixels
 LESION_COLOR: Color = (255, 176, 0)  # told apart from every grey also by color-blind readers
+OPACITIES = 8  # of a line
 COLORS = 256  # of a palette; each line over the greys takes 64 of them, 8 opacities on 8 greys
 
 

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.engines.artefact import Artefact
+from pipeline.engines.artefact import Artefact, hash_file, read_artefact
 from pipeline.errors import BundleError
 from pipeline.exporting import export_bundle
 from pipeline.formats.atomic import atomic_write
@@ -24,7 +24,7 @@ ENDINGS = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml", "state-dic
 def export_network(bundle: Path, format_name: str, path: Path) -> tuple[Path, ...]:
     """Export a bundle's network with its weights, and what has to be done before and after it as JSON.
 
-    The fast engines' own export in the bundle is made anew as well: all formats come from it or from the same network.
+    The fast engines' own export in the bundle is used, and made anew where it does not fit the weights and the config.
 
     Args:
         bundle: The bundle's folder.
@@ -40,7 +40,7 @@ def export_network(bundle: Path, format_name: str, path: Path) -> tuple[Path, ..
     """
     if path.suffix != ENDINGS[format_name]:
         raise BundleError(f"{path}: a file of the format {format_name} must end in {ENDINGS[format_name]}")
-    artefact = export_bundle(bundle)
+    artefact = _fitting_export(bundle)
     make_folder(path.parent)
     contents = {path: b""}
     if format_name == "onnx":
@@ -54,6 +54,14 @@ def export_network(bundle: Path, format_name: str, path: Path) -> tuple[Path, ..
         with atomic_write(file) as stream:
             stream.write(content)
     return tuple(contents)
+
+
+def _fitting_export(bundle: Path) -> Artefact:
+    """Return the bundle's export for the fast engines, made now if there is none that fits."""
+    try:
+        return read_artefact(bundle, hash_file(bundle / "models" / "model.pt"))
+    except BundleError:
+        return export_bundle(bundle)
 
 
 def _torch(bundle: Path, *, scripted: bool) -> bytes:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from pipeline.errors import BundleError
 
-__all__ = ["read_bundle_version", "software_versions"]
+__all__ = ["read_bundle_version", "software_version", "software_versions"]
 
 DISTRIBUTION = "ar2unet-monai"
+
+
+@cache
+def software_version() -> str:
+    """Return the version of this software; "unknown" where it is not installed, as in a packed bundle."""
+    return software_versions(()).get("ar2unet", "unknown")
 
 
 def software_versions(names: Iterable[str]) -> dict[str, str]:

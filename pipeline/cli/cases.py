@@ -39,10 +39,13 @@ def segment_all(predictor: Predictor, cases: Sequence[Case]) -> Iterator[tuple[C
 def describe(result: CaseResult) -> str:
     """Return what was found in a case, in a line."""
     assessment = result.assessment
+    found = _describe_lesions(result.measurements)
     if assessment is None:
-        return _describe_lesions(result.measurements)
+        return found
     review = ", REVIEW THIS CASE" if assessment.review else ""
-    return f"{_describe_lesions(result.measurements)}; expected Dice {assessment.predicted_dice:.2f}{review}"
+    if result.measurements.lesion_count == 0:  # a Dice says little about a mask of nothing
+        return f"{found}{review}"
+    return f"{found}; expected Dice {assessment.predicted_dice:.2f}{review}"
 
 
 def _describe_lesions(found: Measurements) -> str:

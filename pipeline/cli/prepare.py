@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.app import OutOption, app, progress_bar
 from pipeline.errors import DatasetError, SomeInputsFailedError
+
+if TYPE_CHECKING:
+    from pipeline.datasets.datalist import PreparedDataset
 
 __all__ = ["prepare_dementia_command", "prepare_lgg_command", "prepare_nifti_command"]
 
@@ -28,12 +31,8 @@ def prepare_lgg_command(
 
     with progress_bar("preparing") as advance:
         prepared = prepare_lgg(source, output, folds=folds, seed=seed, on_progress=lambda i, n, _: advance(i, n))
-    for failure in prepared.failures:
-        typer.echo(f"ar2unet: {failure.reason}", err=True)
-    typer.echo(
-        f"{prepared.subjects} patients in {prepared.datalist} "
-        f"({prepared.written} written, {prepared.unchanged} already there)"
-    )
+    _name_failures(prepared)
+    _say_what_is_there(prepared, "patients")
     if prepared.failures:
         raise SomeInputsFailedError(f"{len(prepared.failures)} patients failed, the others are done")
 
@@ -50,12 +49,8 @@ def prepare_dementia_command(
 
     with progress_bar("preparing") as advance:
         prepared = prepare_dementia(source, output, folds=folds, seed=seed, on_progress=lambda i, n, _: advance(i, n))
-    for failure in prepared.failures:
-        typer.echo(f"ar2unet: {' '.join(failure.reason.splitlines())}", err=True)  # a file's name may hold line breaks
-    typer.echo(
-        f"{prepared.subjects} subjects in {prepared.datalist} "
-        f"({prepared.written} written, {prepared.unchanged} already there)"
-    )
+    _name_failures(prepared)
+    _say_what_is_there(prepared, "subjects")
     if prepared.certainty is not None:
         own, other, margin = prepared.certainty
         typer.echo(
@@ -123,9 +118,16 @@ def prepare_nifti_command(
         typer.echo(f"{len(checked.entries)} scans can be trained on")
     else:
         left_out = {failure.patient for failure in prepared.failures}
-        typer.echo(
-            f"{prepared.subjects} scans in {prepared.datalist} "
-            f"({prepared.written} written, {prepared.unchanged} already there)"
-        )
+        _say_what_is_there(prepared, "scans")
     if left_out:
         raise SomeInputsFailedError(f"{len(left_out)} scans are left out for their errors")
+
+
+def _name_failures(prepared: PreparedDataset) -> None:
+    for failure in prepared.failures:
+        typer.echo(f"ar2unet: {' '.join(failure.reason.splitlines())}", err=True)  # a file's name may hold line breaks
+
+
+def _say_what_is_there(prepared: PreparedDataset, noun: str) -> None:
+    done = f"{prepared.written} written, {prepared.unchanged} already there"
+    typer.echo(f"{prepared.subjects} {noun} in {prepared.datalist} ({done})")

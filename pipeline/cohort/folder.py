@@ -1,8 +1,8 @@
 """The folder of a cohort's results: cases appear in it whole or not at all, and one run at a time writes to it.
 
 ``cases/<name>`` holds a case's results and its record; ``.cohort`` what is being written, and the lock. A case is
-written under ``.cohort/work`` and renamed to its place in one step, its record within it, so whatever ends the process
-leaves either the whole case or none of it. What lies under ``work`` is thrown away by the next run.
+written under ``.cohort/unfinished`` and renamed to its place in one step, its record within it, so whatever ends the
+process leaves either the whole case or none of it. What lies there unfinished is thrown away by the next run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.cohort.finding import MARKER
 from pipeline.cohort.rows import Row
 from pipeline.errors import AR2UNetError
 from pipeline.formats.atomic import atomic_write
+from pipeline.formats.folders import make_folder
 
 __all__ = ["CASES", "CohortFolder", "Record", "open_folder"]
 
@@ -59,7 +60,7 @@ class CohortFolder:
 
     def workplace(self, name: str) -> Path:
         """Return a folder to write a case's results in, another one at each call; it does not exist yet."""
-        return self.out / MARKER / "work" / f"{name}.{uuid.uuid4().hex[:12]}"
+        return self.out / MARKER / "unfinished" / f"{name}.{uuid.uuid4().hex[:12]}"
 
     def read_record(self, name: str) -> Record | None:
         """Return the record of a case's results; None where there are none, or none of this version."""
@@ -136,19 +137,19 @@ def open_folder(out: Path) -> Iterator[CohortFolder]:
     Raises:
         AR2UNetError: If another run holds the lock, or the folder cannot be made.
     """
+    for folder in (out / MARKER, out / CASES):
+        make_folder(folder)
     try:
-        for folder in (out / MARKER, out / CASES):
-            folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(out / MARKER / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise AR2UNetError(f"cannot make the folder {out} for the results: {error.strerror}") from error
+        raise AR2UNetError(f"{out}: cannot be written to: {error.strerror}; name another with -o") from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise AR2UNetError(f"{out}: another cohort run is writing there; wait for its end") from error
-        shutil.rmtree(out / MARKER / "work", ignore_errors=True)
-        (out / MARKER / "work").mkdir(exist_ok=True)
+        shutil.rmtree(out / MARKER / "unfinished", ignore_errors=True)
+        (out / MARKER / "unfinished").mkdir(exist_ok=True)
         yield CohortFolder(out)
     finally:
         os.close(lock)

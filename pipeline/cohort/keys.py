@@ -9,13 +9,12 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 from pipeline.cohort.finding import FoundScan
 from pipeline.errors import ScanError
 from pipeline.formats.printable import printable
+from pipeline.provenance import software_version
 from pipeline.report import SCHEMA_VERSION
 
 __all__ = ["Settings", "case_key", "hash_bundle", "hash_inputs"]
@@ -59,7 +58,7 @@ def case_key(found: FoundScan, settings: Settings, *, bundle_hash: str, engine: 
         ScanError: If an input cannot be read.
     """
     options = [settings.with_probabilities, settings.with_mesh]
-    parts = [FORMAT, SCHEMA_VERSION, _version(), hash_inputs(found), bundle_hash, engine, options]
+    parts = [FORMAT, SCHEMA_VERSION, software_version(), hash_inputs(found), bundle_hash, engine, options]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -129,11 +128,3 @@ def _hash_files(folder: Path, files: list[Path]) -> str:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         whole.update(f"{len(name)} ".encode() + name.encode("utf-8", "surrogateescape") + f" {content}\n".encode())
     return whole.hexdigest()
-
-
-@cache
-def _version() -> str:
-    try:
-        return metadata.version("ar2unet-monai")
-    except metadata.PackageNotFoundError:
-        return "unknown"

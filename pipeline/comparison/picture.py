@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.drawing import axial_view
+from pipeline.drawing import OPACITIES, axial_view, draw_slice, encode_png, write_letter
 from pipeline.formats.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ WIDTH, TITLE_HEIGHT, HEADING_HEIGHT = 1560, 104, 44  # pixels, as all that follo
 MARGIN = 3  # around each panel
 OUTLINE = 2.6  # thickness
 COLUMNS = (("BEFORE", (0,)), ("AFTER", (1,)), ("AFTER with both", (0, 1)))  # and whose outlines they show
-GREYS, SHADES, DARKS = 128, 8, 8  # of the palette; for each outline 8 opacities on 8 greys
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +88,9 @@ def draw_comparison(
         visits.append(_Visit(volume[:, rows, columns], lesion[:, rows, columns], low, high))
     aspect = 1.0 if before.spacing is None else before.spacing[frame.order[1]] / before.spacing[frame.order[0]]
     titles = title, _note(is_registered=is_registered, is_side_known=is_side_known)
-    picture = _compose(visits, chosen, aspect, titles, is_side_known=is_side_known)
+    content = _compose(visits, chosen, aspect, titles, is_side_known=is_side_known)
     with atomic_write(path) as file:
-        picture.save(file, format="PNG", compress_level=6, compress_type=zlib.Z_DEFAULT_STRATEGY)
+        file.write(content)
 
 
 def _choose_slices(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> list[int]:
@@ -126,8 +124,8 @@ def _window(flair: NDArray[np.float32], lesions: list[NDArray[np.float32]], chos
 
 def _compose(
     visits: list[_Visit], chosen: list[int], aspect: float, titles: tuple[str, str], *, is_side_known: bool
-) -> Image.Image:
-    """Arrange the panels: a row a slice, the columns as ``COLUMNS`` has them."""
+) -> bytes:
+    """Arrange the panels, a row a slice, the columns as ``COLUMNS`` has them, and return the PNG."""
     before, after = visits
     size = before.flair.shape[1:]
     width = WIDTH // len(COLUMNS)
@@ -142,18 +140,14 @@ def _compose(
         for column, (visit, (_, outlined)) in enumerate(zip((before, after, after), COLUMNS, strict=True)):
             left = column * width + (width - panel[0]) // 2
             corner = left, top + row * height + (height - panel[1]) // 2
-            canvas.paste(_grey(visit, number, panel), corner)
+            canvas.paste(draw_slice(visit.flair[number], (visit.low, visit.high), panel), corner)
             place = slice(corner[1], corner[1] + panel[1]), slice(left, left + panel[0])
             for n in outlined:
                 lines[(n, *place)] = _outline(visits[n].lesion[number], panel)
             _label(canvas, column * width, top + row * height, (width, height), number, is_side_known)
     _write_titles(canvas, lines, titles, width)
-    return _color(canvas, lines)
-
-
-def _grey(visit: _Visit, number: int, panel: tuple[int, int]) -> Image.Image:
-    grey = (visit.flair[number] - visit.low) * (255 / max(visit.high - visit.low, 1e-6))
-    return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).resize(panel, Image.Resampling.BICUBIC)
+    opacities = np.rint(OPACITIES * lines).astype(np.uint8)
+    return encode_png(canvas, list(zip(opacities, (BEFORE_COLOR, AFTER_COLOR), strict=True)))
 
 
 def _outline(lesion: NDArray[np.float32], panel: tuple[int, int]) -> NDArray[np.float32]:
@@ -176,8 +170,8 @@ def _label(canvas: Image.Image, left: int, top: int, cell: tuple[int, int], numb
     letters = [(left + cell[0] - 12, top + cell[1] - 12, f"{number + 1}", "rs")]
     if is_side_known:
         letters += [(left + 12, top + 12, "R", "lt"), (left + cell[0] - 12, top + 12, "L", "rt")]
-    for x, y, text, anchor in letters:  # a black rim keeps them legible on scalp
-        draw.text((x, y), text, 200, anchor=anchor, stroke_width=2, stroke_fill=0)
+    for x, y, text, anchor in letters:
+        write_letter(draw, x, y, text, anchor)
 
 
 def _note(*, is_registered: bool, is_side_known: bool) -> str:
@@ -200,19 +194,3 @@ def _write_titles(canvas: Image.Image, lines: NDArray[np.float32], titles: tuple
             lines[line, y - 2 : y + 3, x : x + 34] = 1
             x += 44
         draw.text((x, y), heading, 220, font, "lm")
-
-
-def _color(canvas: Image.Image, lines: NDArray[np.float32]) -> Image.Image:
-    """Return the greys with both outlines over them, as palette: a third of the bytes."""
-    grey = np.asarray(canvas)
-    index = (grey.astype(np.uint16) * (GREYS - 1) // 255).astype(np.uint8)
-    palette = [np.linspace(0, 255, GREYS)[:, None].repeat(3, axis=1)]
-    share, dark = np.arange(1, SHADES + 1)[:, None, None] / SHADES, np.arange(16, 256, 256 // DARKS)[:, None]
-    for n, (opacity, color) in enumerate(zip(lines, (BEFORE_COLOR, AFTER_COLOR), strict=True)):
-        shade = np.rint(opacity * SHADES).astype(np.uint8)
-        drawn = shade > 0
-        index[drawn] = GREYS + n * SHADES * DARKS + (shade[drawn] - 1) * DARKS + grey[drawn] // (256 // DARKS)
-        palette.append((share * np.array(color) + (1 - share) * dark).reshape(-1, 3))
-    picture = Image.fromarray(index)
-    picture.putpalette(np.concatenate(palette).round().astype(np.uint8).tobytes())
-    return picture

@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +23,7 @@ from pipeline.errors import ScanError
 from pipeline.formats.atomic import atomic_write
 from pipeline.formats.bids import BidsScan, sort_entities
 from pipeline.formats.nifti_header import printable
+from pipeline.provenance import software_version
 from pipeline.report import NOTICE
 
 __all__ = ["DerivativePaths", "derivative_paths", "write_dataset_description", "write_derivatives"]
@@ -102,7 +102,7 @@ def write_dataset_description(out: Path, root: Path, *, ignored: Sequence[str] =
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         **{key: raw[key] for key in ("License", "Authors") if raw.get(key)},
-        "GeneratedBy": [{"Name": "ar2unet", "Version": _version(), "Description": NOTICE}],
+        "GeneratedBy": [{"Name": "ar2unet", "Version": software_version(), "Description": NOTICE}],
         "SourceDatasets": [source],
         "DatasetLinks": {RAW: url},
     }
@@ -182,13 +182,6 @@ def _sidecar(suffix: str, sources: Sequence[str], model: Mapping[str, Any]) -> d
 
 def _uri(root: Path, path: Path) -> str:
     return f"bids:{RAW}:{quote(path.relative_to(root).as_posix())}"
-
-
-def _version() -> str:
-    try:
-        return metadata.version("ar2unet-monai")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _read_description(root: Path) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ScanError
 from pipeline.formats.atomic import atomic_write
-from pipeline.formats.printable import printable
+from pipeline.formats.folders import make_folder
 from pipeline.staging.reading import read_slices
 from pipeline.staging.stager import Stager, Staging
 
@@ -78,10 +77,7 @@ def _write(out: Path, content: dict[str, Any], staging: Staging, *, sides_known:
     from pipeline.staging.saliency import draw_saliency
 
     picture = draw_saliency(staging, content["input"], sides_known=sides_known)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ScanError(f"cannot make the folder {printable(out)} for the results: {error.strerror}") from error
+    make_folder(out)
     paths = StagePaths(out / "stage.json", out / "saliency.png", out / "stage.html")
     with atomic_write(paths.saliency) as stream:
         stream.write(picture)

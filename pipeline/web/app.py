@@ -13,11 +13,11 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from pipeline.provenance import software_version
 from pipeline.web import job_routes, site_routes
 from pipeline.web.refusals import Refusal
 from pipeline.web.security import Gate, Guard, refusal_response
 from pipeline.web.service import Service
-from pipeline.web.views import software_version
 
 __all__ = ["create_app"]
 

@@ -3,7 +3,7 @@
 FOLDER/index.sqlite           the index of all jobs
 FOLDER/lock                   held by the server that uses the folder
 FOLDER/jobs/<id>/input/       uploaded files, under names of our own
-FOLDER/jobs/<id>/work/        results in the making
+FOLDER/jobs/<id>/unfinished/  results in the making
 FOLDER/jobs/<id>/results/     results; complete as soon as the folder has this name
 FOLDER/jobs/<id>/corrections/ corrected masks, each with its provenance
 """
@@ -36,9 +36,9 @@ class JobFolder:
         return self.path / "input"
 
     @property
-    def work(self) -> Path:
+    def unfinished(self) -> Path:
         """Results in the making."""
-        return self.path / "work"
+        return self.path / "unfinished"
 
     @property
     def results(self) -> Path:
@@ -61,11 +61,11 @@ class JobFolder:
 
     def publish(self) -> None:
         """Give finished work the name of results."""
-        self.work.rename(self.results)
+        self.unfinished.rename(self.results)
 
     def discard(self, *, upload: bool) -> None:
         """Remove work without results, and the uploaded files if asked to."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.rmtree(self.unfinished, ignore_errors=True)
         if upload:
             shutil.rmtree(self.input, ignore_errors=True)
 

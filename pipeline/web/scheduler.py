@@ -162,9 +162,9 @@ class Scheduler:
         """Have the worker do a job; whatever it is at, it ends when it is cancelled, too late, or the server stops."""
         folder = self.folders.of(record.id)
         folder.discard(upload=False)
-        folder.work.mkdir()
+        folder.unfinished.mkdir()
         files = {role: str(folder.input / name) for role, name in record.roles.items()}
-        self._give(Order(record.id, record.kind, files, str(folder.work), str(folder.view)))
+        self._give(Order(record.id, record.kind, files, str(folder.unfinished), str(folder.view)))
         deadline = time.monotonic() + self.job_seconds
         while True:
             if record.id in self._cancelled:
@@ -217,7 +217,7 @@ class Scheduler:
         return end
 
     def _publish(self, record: JobRecord, folder: JobFolder, message: dict[str, Any]) -> None:
-        found = sorted(path for path in folder.work.iterdir() if path.is_file() and not path.name.startswith("."))
+        found = sorted(path for path in folder.unfinished.iterdir() if path.is_file() and not path.name.startswith("."))
         roles = message["roles"]
         results = [{"name": path.name, "role": roles.get(path.name), "bytes": path.stat().st_size} for path in found]
         size = sum(int(result["bytes"] or 0) for result in results)

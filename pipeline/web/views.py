@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zlib
 from datetime import UTC, datetime, timedelta
-from importlib import metadata
 
+from pipeline.provenance import software_version
 from pipeline.report import NOTICE
 from pipeline.web.corrections import AUTHOR
 from pipeline.web.index import CorrectionRecord, JobRecord
@@ -26,7 +26,7 @@ from pipeline.web.models import (
 )
 from pipeline.web.service import Service
 
-__all__ = ["media_type", "software_version", "view_about", "view_correction", "view_health", "view_job"]
+__all__ = ["media_type", "view_about", "view_correction", "view_health", "view_job"]
 
 MEDIA_TYPES = {
     ".nii.gz": "application/gzip",
@@ -125,11 +125,6 @@ def view_health(service: Service) -> Health:
         queued=service.index.count([JobState.QUEUED]),
         version=software_version(),
     )
-
-
-def software_version() -> str:
-    """Return the version of this software."""
-    return metadata.version("ar2unet-monai")
 
 
 def _view_progress(service: Service, record: JobRecord) -> Progress | None:

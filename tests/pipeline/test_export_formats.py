@@ -75,6 +75,20 @@ def test_the_json_beside_it_says_what_surrounds_the_network(small_bundle, tmp_pa
     assert described["output"]["channels"][1] == "lesion"
 
 
+def test_an_export_that_fits_is_used_and_one_that_does_not_is_made_anew(small_bundle, tmp_path):
+    network = export_bundle(small_bundle).network
+    written = network.stat().st_mtime_ns
+    export_network(small_bundle, "torchscript", tmp_path / "network.ts")
+    assert network.stat().st_mtime_ns == written
+    weights = small_bundle / "models" / "model.pt"
+    state = torch.load(weights, weights_only=True)
+    state["head.bias"] += 5
+    torch.save(state, weights)
+    export_network(small_bundle, "onnx", tmp_path / "network.onnx")
+    assert network.stat().st_mtime_ns != written
+    assert (tmp_path / "network.onnx").read_bytes() == network.read_bytes()
+
+
 def test_another_ending_or_folder_is_refused_in_a_line(small_bundle, tmp_path):
     with pytest.raises(BundleError, match=r"network\.bin: a file of the format onnx must end in \.onnx"):
         export_network(small_bundle, "onnx", tmp_path / "network.bin")

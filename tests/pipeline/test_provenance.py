@@ -8,13 +8,14 @@ import pytest
 
 from pipeline.errors import BundleError
 from pipeline.predictor import SEGMENTATION_BUNDLE
-from pipeline.provenance import read_bundle_version, software_versions
+from pipeline.provenance import read_bundle_version, software_version, software_versions
 
 
 def test_versions_are_those_installed_and_what_is_not_is_left_out():
     versions = software_versions(["numpy", "no-such-distribution"])
     assert set(versions) == {"python", "ar2unet", "numpy"}
     assert versions["numpy"] == version("numpy")
+    assert software_version() == versions["ar2unet"] == version("ar2unet-monai")
 
 
 def test_a_bundles_version_is_that_of_its_metadata(tmp_path):

@@ -138,6 +138,8 @@ def test_a_scan_without_lesion_says_so_and_has_no_table(page_of):
     assert "<table>" not in source
     assert "0.000 ml" in text
     assert "No lesion was found" in text
+    assert "Nothing was found. A small or faint lesion may have been missed" in text
+    assert "Dice 0." not in text
 
 
 def test_a_side_that_is_not_known_is_not_claimed(page_of, make_head_scan, two_lesions):

@@ -20,6 +20,11 @@ export function verdict(report) {
     title = confidence.review ? "Review this case" : "No doubt raised";
     text = `Expected agreement with an expert's outline: Dice ${dice} (1 is perfect; experts reach about 0.84 among themselves).`;
   }
+  return verdictBox(kind, title, text, warnings);
+}
+
+/** The box at the top of a result: kind is trusted, review or unknown. */
+export function verdictBox(kind, title, text, warnings) {
   return h(
     `section.verdict.${kind}`,
     { "aria-labelledby": "verdict-title" },

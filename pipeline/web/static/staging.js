@@ -1,9 +1,9 @@
 // A finished staging of dementia: the picture, the probabilities with their spread, and why.
 import { getReport } from "./api.js";
-import { announce, h, icon } from "./dom.js";
-import { sentence, stageName } from "./format.js";
+import { announce, h } from "./dom.js";
+import { stageName } from "./format.js";
 import { labelOf } from "./labels.js";
-import { downloads } from "./panel.js";
+import { downloads, verdictBox } from "./panel.js";
 
 /** Fill main with a finished job. */
 export async function showStaging(main, job, { signal }) {
@@ -35,24 +35,7 @@ function stageVerdict({ stage, sure, warnings, cdr }) {
   const text = sure
     ? `Likeliest: ${name}. How far it has come is rarely sure. Not a diagnosis.`
     : `The model does not commit itself: ${name} is only the likeliest. Not a diagnosis.`;
-  return h(
-    `section.verdict.${sure ? "trusted" : "review"}`,
-    { "aria-labelledby": "verdict-title" },
-    icon(sure ? "check" : "alert"),
-    h(
-      "div",
-      {},
-      h("h2", { id: "verdict-title" }, title),
-      h("p", {}, text),
-      warnings.length
-        ? h(
-            "ul",
-            {},
-            warnings.map((warning) => h("li", {}, sentence(warning))),
-          )
-        : null,
-    ),
-  );
+  return verdictBox(sure ? "trusted" : "review", title, text, warnings);
 }
 
 /** The spread of one stage as [low, high]: the report gives both, or how far it goes to each side. */

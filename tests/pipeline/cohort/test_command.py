@@ -53,7 +53,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_table_of_an_und
     arguments = (scans, "--bundle", exported_bundle, "-o")
     out = tmp_path / "killed"
     moments = [
-        lambda: entries(out / ".cohort" / "work") > 0,  # the first results are being written
+        lambda: entries(out / ".cohort" / "unfinished") > 0,  # the first results are being written
         lambda: entries(out / "cases") == 1,
         lambda: entries(out / "cases") == 3,
         lambda: (out / "cohort.csv").exists(),  # the page is about to be written
@@ -70,7 +70,7 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_table_of_an_und
     undisturbed = ar2unet("cohort", *arguments, tmp_path / "undisturbed")
     assert "5 of 7 scans done (0 already there)" in undisturbed.stdout
     assert results_of(out) == results_of(tmp_path / "undisturbed")
-    assert entries(out / ".cohort" / "work") == 0
+    assert entries(out / ".cohort" / "unfinished") == 0
 
 
 def test_an_interrupt_ends_it_cleanly_with_a_table_of_what_is_done(start, write_scan, exported_bundle, tmp_path):

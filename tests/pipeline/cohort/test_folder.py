@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_of_a_commit_leaves_the_older_or_the_newer_results_or
             content = (folder.place("a") / "x_mask.nii.gz").read_bytes()
             assert (record.key, content) in (("old key", b"older"), ("new key", b"newer"))
             assert folder.find_done("a", record.key) is not None
-        assert list((out / ".cohort" / "work").iterdir()) == []
+        assert list((out / ".cohort" / "unfinished").iterdir()) == []
         fill(folder, "a", b"again", "newest key")
         assert folder.find_done("a", "newest key") is not None
 

@@ -62,7 +62,7 @@ def test_a_restart_finds_what_was_finished_and_says_of_the_rest_that_it_was_inte
         assert lost["error"]["code"] == "interrupted"
         folder = client.service.folders.of(jobs[name])
         assert not folder.input.exists()
-        assert not folder.work.exists()
+        assert not folder.unfinished.exists()
     assert client.wait(client.submit(scan))["state"] == "finished"
 
 

@@ -236,7 +236,7 @@ def test_no_name_leads_out_of_a_jobs_folder(client, scan):
         "link",
         "%2e%2e",
         "%00",
-        "work",
+        "unfinished",
     ]
     for folder in ("results", "scan", "corrections"):
         for name in names:
