@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pipeline.datasets.splits import check_no_leak
 from pipeline.errors import DatasetError
 
-__all__ = ["as_flag", "datalist_entries", "folder_entries", "latest_checkpoint"]
+__all__ = ["as_flag", "datalist_entries", "finished_epochs", "folder_entries", "latest_checkpoint"]
 
 SEQUENCE_SUFFIXES = ("t1", "flair", "t1c")
 NO_FOLD = -1
@@ -105,6 +105,22 @@ def latest_checkpoint(folder: str | Path) -> str:
     Raises:
         DatasetError: If there is none.
     """
+    return str(_checkpoints(folder)[finished_epochs(folder)])
+
+
+def finished_epochs(folder: str | Path) -> int:
+    """Return the epoch of the latest checkpoint in a folder.
+
+    Added to a seed, it keeps a resumed run from drawing the very slices and distortions of its first epochs again.
+
+    Raises:
+        DatasetError: If there is no checkpoint.
+    """
+    return max(_checkpoints(folder))
+
+
+def _checkpoints(folder: str | Path) -> dict[int, Path]:
+    """Return the checkpoints by their epoch; at least one."""
     found = {
         int(match.group(1)): path
         for path in Path(folder).glob("*.pt")
@@ -112,4 +128,4 @@ def latest_checkpoint(folder: str | Path) -> str:
     }
     if not found:
         raise DatasetError(f"{folder} must hold a checkpoint to resume from, found none")
-    return str(found[max(found)])
+    return found

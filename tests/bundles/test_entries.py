@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pipeline.errors import DatasetError
-from pipeline.training.entries import as_flag, datalist_entries, folder_entries, latest_checkpoint
+from pipeline.training.entries import as_flag, datalist_entries, finished_epochs, folder_entries, latest_checkpoint
 
 
 @pytest.fixture
@@ -129,6 +129,7 @@ def test_the_latest_checkpoint_is_that_of_the_highest_epoch_and_not_of_the_last_
         "checkpoint_epoch=9.pt", "checkpoint_epoch=100.pt", "checkpoint_epoch=20.pt", "model_epoch=.pt"
     )
     assert latest_checkpoint(folder) == str(folder / "checkpoint_epoch=100.pt")
+    assert finished_epochs(folder) == 100
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path):

@@ -272,6 +272,16 @@ def test_an_existing_run_is_untouched_by_its_copy(resumed_run, start_training, t
     assert (copy / "model_best.pt").read_bytes() == (resumed_run.folder / "model_best.pt").read_bytes()
 
 
+@pytest.mark.parametrize(("resume", "seed"), [("false", 5), ("true", 5 + 30)])
+def test_a_resumed_training_draws_other_slices_than_its_first_epochs_did(in_bundle, tmp_path, resume, seed):
+    (tmp_path / "checkpoint_epoch=30.pt").touch()
+    parser = ConfigParser()
+    parser.read_config("configs/train.yaml")
+    parser.update({"checkpoint_dir": str(tmp_path), "resume": resume, "seed": 5})
+    parser.get_parsed_content("initialize#0")
+    assert torch.initial_seed() == seed
+
+
 def test_a_training_starts_from_the_weights_it_is_given(bundle, in_bundle):
     parser = ConfigParser()
     parser.read_config("configs/train.yaml")
