@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import AR2UNetError, BundleError
 from pipeline.packing.archive import write_archive
+from pipeline.packing.card import CARD, DOCUMENTATION, FRONT_MATTER, model_card
 from pipeline.packing.configs import ROOT_NAME, config_files, named_code, parse_config, rewrite_config
 from pipeline.packing.requirements import missing_distributions
 from pipeline.packing.sources import PACKAGE, collect_modules, imports_of, is_ours, rewrite_imports
@@ -92,6 +93,7 @@ def _assemble(bundle: Path, repository: Path) -> tuple[dict[str, bytes], int]:
     if INFERENCE in entries and INFERENCE_JSON not in entries:
         content = parse_config(entries[INFERENCE].decode(), INFERENCE)
         entries[INFERENCE_JSON] = json.dumps(content, indent=4).encode() + b"\n"
+    _write_card(entries)
     entries[TORCHSCRIPT] = _torchscript(bundle.name, entries)
     return entries, modules
 
@@ -110,13 +112,17 @@ def _check(bundle: Path) -> str:
 
 def _read(file: Path, name: str) -> dict[str, Any]:
     """Return a config's content."""
-    try:
-        content = parse_config(file.read_text(encoding="utf-8"), name)
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{name} must be text in UTF-8: {error.reason} at byte {error.start}") from error
+    content = parse_config(_text(file.read_bytes(), name), name)
     if not isinstance(content, dict):
         raise BundleError(f"{name} must hold keys with values, got {type(content).__name__}")
     return content
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{name} must be text in UTF-8: {error.reason} at byte {error.start}") from error
 
 
 def _check_output(bundle: Path, output: Path) -> None:
@@ -158,6 +164,19 @@ def _take_code_along(bundle: Path, entries: dict[str, bytes], repository: Path) 
     if missing:
         raise BundleError(f"required_packages_version in {METADATA} of {bundle.name} must list {', '.join(missing)}")
     return len(modules) + 1
+
+
+def _write_card(entries: dict[str, bytes]) -> None:
+    """Put the model card at the root, in place of the documentation that it is made of, if the bundle describes one.
+
+    Left in `docs`, the documentation would replace the card in MONAI's `push_to_hf_hub`, under the licence of the code.
+    """
+    if FRONT_MATTER not in entries:
+        return
+    if DOCUMENTATION not in entries:
+        raise BundleError(f"a bundle with {FRONT_MATTER} must have {DOCUMENTATION}, got none")
+    documentation, front_matter = (_text(entries.pop(name), name) for name in (DOCUMENTATION, FRONT_MATTER))
+    entries[CARD] = model_card(documentation, front_matter, json.loads(entries[METADATA]), entries).encode()
 
 
 def _torchscript(name: str, entries: Mapping[str, bytes]) -> bytes:

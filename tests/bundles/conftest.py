@@ -24,6 +24,9 @@ SEGMENTATION_BUNDLE = REPOSITORY / "bundles" / "flair_abnormality_segmentation"
 SHAPES = ((32, 36, 4), (34, 40, 5), (30, 38, 6), (36, 42, 3), (33, 37, 7), (35, 41, 2))
 FOLDS = (0, 1, 1, 0, 1, 2)
 SEQUENCES = ("t1", "flair", "t1c")
+STAGES = ("NonDemented", "VeryMildDemented", "MildDemented", "ModerateDemented")
+STAGE_LABELS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3)  # of 18 subjects in three folds
+RPS = np.diag([1.0, -1.0, 1.0, 1.0])  # the axes of prepared T1 volumes
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the axes of prepared volumes; voxel size 1 and no unit: spacing unknown
 
 # A training of seconds: three patients, one a batch.
@@ -37,6 +40,15 @@ SMALL_TRAINING: dict[str, Any] = {
     "warmup_iterations": 2,
     "val_interval": 1,
     "num_workers": 0,
+}
+
+# A network for the staging bundle's volumes of 30 columns, 34 rows and 8 slices.
+SMALL_STAGING: dict[str, Any] = {
+    "network_def#slices": 8,
+    "network_def#size": [34, 30],
+    "network_def#window": [[5, 29], [6, 22]],
+    "network_def#fluid_slices": 4,
+    "network_def#fluid_window": [[9, 21], [10, 18]],
 }
 
 
@@ -122,6 +134,43 @@ def tiny_dataset(
         entries.append({"subject": subject, "site": "CS", "fold": fold, "image": list(images.values()), "label": label})
     (folder / "datalist.json").write_text(json.dumps({"training": entries}))
     return TinyDataset(folder, entries)
+
+
+@pytest.fixture(scope="session")
+def make_t1() -> Callable[[int, int], np.ndarray]:
+    """Make a head ``(columns, rows, slices)`` whose fluid widens with the stage of dementia."""
+
+    def make(label: int, seed: int) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        columns, rows, _ = np.indices((30, 34, 8))
+        brain = 120 + 10 * np.arange(8) + rng.normal(0, 10, (30, 34, 8))
+        fluid = (np.abs(columns - 14) < 1 + label + rng.random()) & (np.abs(rows - 14) < 3)
+        inside = ((columns - 14) / 10) ** 2 + ((rows - 17) / 14) ** 2 < 1
+        return (np.where(fluid, 25, brain) * inside).clip(0, 255).astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def staging_dataset(
+    tmp_path_factory: pytest.TempPathFactory, make_t1: Callable[..., np.ndarray], save_nifti: Callable[..., Path]
+) -> Path:
+    """The folder of a data set as ``ar2unet prepare dementia`` writes it, but for its size."""
+    folder = tmp_path_factory.mktemp("staging_dataset")
+    entries = []
+    for number, label in enumerate(STAGE_LABELS):
+        name = f"sub-{number:02}"
+        image = f"{name}/{name}_T1w.nii.gz"
+        save_nifti(folder / image, make_t1(label, number), RPS)
+        entries.append({"subject": name, "fold": number % 3, "image": image, "label": label, "stage": STAGES[label]})
+    (folder / "datalist.json").write_text(json.dumps({"training": entries}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_staging(staging_dataset: Path) -> dict[str, Any]:
+    """What to override for a fit of seconds."""
+    return {"dataset_dir": str(staging_dataset), "fold": 1, **SMALL_STAGING}
 
 
 @pytest.fixture(scope="session")

@@ -26,46 +26,12 @@ from pipeline.training.stages import (
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "dementia_stage_classification"
 CONFIGS = sorted(path.name for path in (BUNDLE / "configs").glob("*.yaml"))
-STAGES = ("NonDemented", "VeryMildDemented", "MildDemented", "ModerateDemented")
-LABELS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3)
-FOLDS = tuple(number % 3 for number in range(len(LABELS)))
+LABELS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3)  # of the subjects of `staging_dataset`
 RPS = np.diag([1.0, -1.0, 1.0, 1.0])  # the axes of prepared volumes
-# A network for volumes of 30 columns, 34 rows and 8 slices.
-SMALL = {
-    "network_def#slices": 8,
-    "network_def#size": [34, 30],
-    "network_def#window": [[5, 29], [6, 22]],
-    "network_def#fluid_slices": 4,
-    "network_def#fluid_window": [[9, 21], [10, 18]],
-}
-
-
-def make_volume(label, seed):
-    """Make a head ``(columns, rows, slices)`` whose fluid widens with the stage."""
-    rng = np.random.default_rng(seed)
-    columns, rows, _ = np.indices((30, 34, 8))
-    brain = 120 + 10 * np.arange(8) + rng.normal(0, 10, (30, 34, 8))
-    fluid = (np.abs(columns - 14) < 1 + label + rng.random()) & (np.abs(rows - 14) < 3)
-    inside = ((columns - 14) / 10) ** 2 + ((rows - 17) / 14) ** 2 < 1
-    return (np.where(fluid, 25, brain) * inside).clip(0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, save_nifti):
-    """A data set as ``ar2unet prepare dementia`` writes it, but for its size."""
-    folder = tmp_path_factory.mktemp("prepared")
-    entries = []
-    for number, (label, fold) in enumerate(zip(LABELS, FOLDS, strict=True)):
-        name = f"sub-{number:02}"
-        image = f"{name}/{name}_T1w.nii.gz"
-        save_nifti(folder / image, make_volume(label, number), RPS)
-        entries.append({"subject": name, "fold": fold, "image": image, "label": label, "stage": STAGES[label]})
-    (folder / "datalist.json").write_text(json.dumps({"training": entries}))
-    return folder
 
 
 @pytest.fixture
-def start(prepared, tmp_path, monkeypatch):
+def start(staging_dataset, tmp_path, monkeypatch):
     """Make an initialised workflow of configs in this process, writing to ``tmp_path / "run"``."""
     from monai.bundle import ConfigWorkflow
 
@@ -76,7 +42,7 @@ def start(prepared, tmp_path, monkeypatch):
     torch.set_num_threads(1)
 
     def make(*names, kind="train", **overrides):
-        settings = {"dataset_dir": str(prepared), "output_dir": str(tmp_path / "run"), "fold": 1, **overrides}
+        settings = {"dataset_dir": str(staging_dataset), "output_dir": str(tmp_path / "run"), "fold": 1, **overrides}
         workflow = ConfigWorkflow(
             [f"configs/{name}" for name in names], logging_file=False, workflow_type=kind, **settings
         )
@@ -191,8 +157,10 @@ def test_the_documents_say_what_they_must():
 # --- training and evaluating -------------------------------------------------------------------------
 
 
-def test_training_fits_all_but_the_held_out_fold_and_evaluating_scores_that_fold(start, tmp_path):
-    workflow = start("train.yaml", **SMALL)
+def test_training_fits_all_but_the_held_out_fold_and_evaluating_scores_that_fold(
+    start, small_staging, make_t1, tmp_path
+):
+    workflow = start("train.yaml", **small_staging)
     assert workflow.check_properties() == []
     assert [entry["subject"] for entry in workflow.val_dataset_data] == [f"sub-{n:02}" for n in range(18) if n % 3 == 1]
     workflow.run()
@@ -201,7 +169,9 @@ def test_training_fits_all_but_the_held_out_fold_and_evaluating_scores_that_fold
     checkpoint = tmp_path / "run" / "model_final.pt"
 
     scores = tmp_path / "scores"
-    evaluation = start("train.yaml", "evaluate.yaml", output_dir=str(scores), checkpoint=str(checkpoint), **SMALL)
+    evaluation = start(
+        "train.yaml", "evaluate.yaml", output_dir=str(scores), checkpoint=str(checkpoint), **small_staging
+    )
     evaluation.parser.get_parsed_content("evaluating")
     with (scores / "subjects.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -212,7 +182,7 @@ def test_training_fits_all_but_the_held_out_fold_and_evaluating_scores_that_fold
 
     network = AtrophyClassifier(8, (34, 30), ((5, 29), (6, 22)), 4, ((9, 21), (10, 18)))
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
-    images = np.stack([make_volume(LABELS[n], n) for n in range(18) if n % 3 == 1]).transpose(0, 3, 2, 1)
+    images = np.stack([make_t1(LABELS[n], n) for n in range(18) if n % 3 == 1]).transpose(0, 3, 2, 1)
     expected = network(torch.from_numpy(np.ascontiguousarray(images))).softmax(1)
     np.testing.assert_allclose(shares, expected, atol=1e-4)
     summary = json.loads((scores / "summary.json").read_text())
@@ -221,13 +191,15 @@ def test_training_fits_all_but_the_held_out_fold_and_evaluating_scores_that_fold
 
 
 @pytest.mark.slow
-def test_the_literal_command_trains_on_everybody_and_resuming_finds_nothing_left_to_do(prepared, run_command, tmp_path):
-    flags = [part for name, value in SMALL.items() for part in (f"--{name}", str(value).replace(" ", ""))]
-    command = ("-m", "monai.bundle", "run", "training", "--config_file", str(BUNDLE / "configs" / "train.yaml"), *flags)
-    run_command(*command, dataset_dir=prepared, output_dir=tmp_path, fold=-1)
+def test_the_literal_command_trains_on_everybody_and_resuming_finds_nothing_left_to_do(
+    small_staging, run_command, tmp_path
+):
+    command = ("-m", "monai.bundle", "run", "training", "--config_file", str(BUNDLE / "configs" / "train.yaml"))
+    everybody = {**small_staging, "fold": -1, "output_dir": tmp_path}
+    run_command(*command, **everybody)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "model_final.pt", "tensorboard"]
     before = (tmp_path / "model_final.pt").read_bytes()
-    log = run_command(*command, dataset_dir=prepared, output_dir=tmp_path, fold=-1, resume="true")
+    log = run_command(*command, **everybody, resume="true")
     assert "Restored all variables from" in log
     assert (tmp_path / "model_final.pt").read_bytes() == before
 
@@ -260,19 +232,19 @@ def test_a_subjects_probability_is_the_mean_of_its_slices():
 # --- entries -----------------------------------------------------------------------------------------
 
 
-def test_moderate_is_counted_with_mild_and_folds_are_kept_apart(prepared):
-    training, held = stage_entries(prepared, 2, "training"), stage_entries(prepared, 2, "validation")
+def test_moderate_is_counted_with_mild_and_folds_are_kept_apart(staging_dataset):
+    training, held = stage_entries(staging_dataset, 2, "training"), stage_entries(staging_dataset, 2, "validation")
     assert {entry["fold"] for entry in held} == {2}
     assert 2 not in {entry["fold"] for entry in training}
     assert len(training) + len(held) == 18
     moderate = [entry for entry in training + held if entry["stage"] == "ModerateDemented"]
     assert [entry["label"] for entry in moderate] == [2]
-    assert stage_entries(prepared, -1, "validation") == []
+    assert stage_entries(staging_dataset, -1, "validation") == []
 
 
-def test_a_fold_or_a_datalist_that_is_not_there_is_named(prepared, tmp_path):
+def test_a_fold_or_a_datalist_that_is_not_there_is_named(staging_dataset, tmp_path):
     with pytest.raises(DatasetError, match=r"nothing for validation with fold 7; its folds are \[0, 1, 2\]"):
-        stage_entries(prepared, 7, "validation")
+        stage_entries(staging_dataset, 7, "validation")
     with pytest.raises(DatasetError, match=r"datalist.json must be a datalist as 'ar2unet prepare dementia' writes it"):
         stage_entries(tmp_path, 0, "training")
 
@@ -361,8 +333,8 @@ def test_training_and_inference_read_a_volume_alike(full_size, save_nifti, tmp_p
     assert torch.equal(trained.float(), inferred)
 
 
-def test_a_volume_of_another_size_is_refused_in_one_line(save_nifti, tmp_path):
-    path = save_nifti(tmp_path / "small.nii.gz", make_volume(1, 0), RPS)
+def test_a_volume_of_another_size_is_refused_in_one_line(save_nifti, make_t1, tmp_path):
+    path = save_nifti(tmp_path / "small.nii.gz", make_t1(1, 0), RPS)
     with pytest.raises(ScanError, match=r"small\.nii\.gz: expected .*; got 30x34x8 voxels$"):
         LoadT1Slicesd("image")({"image": str(path)})
 

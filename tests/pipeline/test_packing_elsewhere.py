@@ -206,7 +206,7 @@ def test_the_checks_of_the_model_zoo_pass(bundle, unpacked, run, tmp_path):
     printed = run("-c", ZOO_CHECKS, root, schema if schema.is_file() else "", cwd=tmp_path, bundle=root)
     assert f"version {metadata['version']} scripts.networks." in printed
     assert metadata["version"] in metadata["changelog"]
-    assert all((root / name).is_file() for name in ("LICENSE", "docs/README.md", "models/model.ts"))
+    assert all((root / name).is_file() for name in ("LICENSE", "README.md", "models/model.ts"))
     assert [file for file in root.rglob("*") if file.is_file() and file.stat().st_size > 25e6] == []
 
 
