@@ -24,7 +24,7 @@ EXPORTED := $(BUNDLE)/models/exported/manifest.json
 VIEWER := pipeline/web/static/vendor/niivue.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types check format environment.yml clean distclean
+.PHONY: help install label demo test lint types check format environment.yml clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ install: $(STAMP) $(EXPORTED) $(VIEWER) ## Create .venv from the lock file (the 
 
 demo: $(STAMP) $(EXPORTED) ## Segment the embedded sample with the shipped weights: OUT=demo_out
 	$(BIN)/ar2unet demo -o $(OUT)
+
+label: $(STAMP) ## Create .venv-label, 4 GB, for `ar2unet label` and its tests
+	$(BIN)/ar2unet label --install
 
 # A key that stands twice in a bundle's config is a mistake; MONAI would silently take one of the two.
 test: export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1

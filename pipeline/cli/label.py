@@ -17,7 +17,8 @@ __all__ = ["label"]
 @app.command()
 def label(
     studies: Annotated[
-        Path | None, typer.Argument(metavar="STUDIES", help="Folder of NIfTI scans; labels are kept below it.")
+        str | None,
+        typer.Argument(metavar="STUDIES", help="Folder of NIfTI scans, labels kept below it; or a DICOMweb address."),
     ] = None,
     install: Annotated[bool, typer.Option("--install", help="Make the environment that MONAI Label needs.")] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; of this machine only.")] = "127.0.0.1",
@@ -47,15 +48,16 @@ def label(
         install_environment(environment, lambda line: typer.echo(f"ar2unet: {line}", err=True))
     if studies is None:
         if not install:
-            raise typer.BadParameter("STUDIES must name the folder of scans; or --install")
+            raise typer.BadParameter("STUDIES must name the folder of scans, or a DICOMweb store; or --install")
         return
 
     from pipeline.label_app.folder import default_folder
     from pipeline.label_app.server import LabelSettings, prepare_server, server_environment
+    from pipeline.label_app.store_address import check_address, is_address
     from pipeline.predictor import SEGMENTATION_BUNDLE
 
     settings = LabelSettings(
-        studies=studies,
+        studies=check_address(studies) if is_address(studies) else Path(studies),
         folder=(folder or default_folder()).absolute(),
         environment=environment,
         bundles=tuple(bundle or [SEGMENTATION_BUNDLE]),

@@ -5,27 +5,33 @@ It runs in MONAI Label's own environment, in the server and in each of its backg
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from fastapi import HTTPException
 from monailabel.config import settings  # type: ignore[import-not-found]
-from monailabel.datastore.local import LocalDatastore  # type: ignore[import-not-found]
 from monailabel.interfaces.app import MONAILabelApp  # type: ignore[import-not-found]
 from monailabel.tasks.activelearning.first import First  # type: ignore[import-not-found]
 from monailabel.tasks.scoring.dice import Dice  # type: ignore[import-not-found]
 
 from pipeline.errors import AR2UNetError
 from pipeline.label_app.confidences import Confidences
+from pipeline.label_app.conversion import PYTHON, Conversion
+from pipeline.label_app.datastore import Studies
+from pipeline.label_app.dicom_store import DicomStore
+from pipeline.label_app.dicom_studies import DicomStudies
 from pipeline.label_app.inference import InferTask
+from pipeline.label_app.refusals import FAILED, NOT_FOUND, UNPROCESSABLE, refuse
+from pipeline.label_app.store_address import is_address
 from pipeline.label_app.strategies import ConfidenceScoring, LowestConfidence
-from pipeline.label_app.studies import check_label, read_held_out, without_companions
+from pipeline.label_app.studies import read_held_out
 from pipeline.label_app.training import TrainTask
 from pipeline.label_app.versions import Choice
 
@@ -35,26 +41,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_PROCESS = "AR2UNET_LABEL_SERVER"  # environment variable: the server's process, for its background tasks
 WATCH_SECONDS = 1.0
-NOT_FOUND, UNPROCESSABLE, FAILED = 404, 422, 500
-
-
-class Studies(LocalDatastore):  # type: ignore[misc]
-    """A folder of scans, of which ``X_flair``, ``X_t1`` and ``X_t1c`` are one, and labels that fit their scans."""
-
-    def _list_files(self, path: str, patterns: list[str]) -> dict[str, str]:
-        files: dict[str, str] = super()._list_files(path, patterns)
-        return {name: files[name] for name in without_companions(files)}
-
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Save a label; refuse one that no training could learn from."""
-        image = self.get_image_uri(image_id)
-        if not image:
-            _refuse(NOT_FOUND, f"there is no scan {image_id!r}")
-        try:
-            check_label(Path(label_filename), Path(image))
-        except AR2UNetError as error:
-            _refuse(UNPROCESSABLE, str(error))
-        return str(super().save_label(image_id, label_filename, label_tag, label_info))
+PRIVATE_UMASK = 0o077
 
 
 class LabelApp(MONAILabelApp):  # type: ignore[misc]
@@ -79,7 +66,13 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]
         )
 
     def init_datastore(self) -> Any:
-        """Return the folder of scans."""
+        """Return the folder of scans, or the DICOMweb store."""
+        if is_address(self.studies):
+            os.umask(PRIVATE_UMASK)  # what is fetched, and all masks and logs of it, is for this user's eyes only
+            login = (settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD)
+            store = DicomStore(self.studies, login if all(login) else None)
+            folder = Path(self.app_dir, "dicom", hashlib.sha256(self.studies.encode()).hexdigest()[:32])
+            return DicomStudies(store, folder, Conversion(os.environ[PYTHON]), Path(self.app_dir, "model"))
         return Studies(
             self.studies,
             extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
@@ -107,17 +100,17 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]
         """Segment a stored scan, or a file; what is wrong with it is one line and a status of its own."""
         name, image = str(request.get("model")), request.get("image")
         if name not in self._infers:
-            _refuse(NOT_FOUND, f"there is no model {name!r}; there are {', '.join(self._infers)}")
+            refuse(NOT_FOUND, f"there is no model {name!r}; there are {', '.join(self._infers)}")
         stored = self._datastore.get_image_uri(image)
         if not stored and not os.path.isfile(str(image)):  # noqa: PTH113 - as MONAI Label decides
-            _refuse(NOT_FOUND, f"there is no scan {image!r}")
+            refuse(NOT_FOUND, f"there is no scan {image!r}")
         try:
             result = super().infer(request, datastore)
         except AR2UNetError as error:
-            _refuse(UNPROCESSABLE, str(error))
+            refuse(UNPROCESSABLE, str(error))
         except Exception as error:
             logger.exception("Segmenting %s failed", image)
-            _refuse(FAILED, f"{image}: cannot be segmented: {type(error).__name__}: {error}")
+            refuse(FAILED, f"{image}: cannot be segmented: {type(error).__name__}: {error}")
         if stored:
             task = self._infers[name]
             weights = task.weights(request)
@@ -143,7 +136,7 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]
         try:
             return super().train(request)
         except AR2UNetError as error:
-            _refuse(UNPROCESSABLE, str(error))
+            refuse(UNPROCESSABLE, str(error))
 
     def confidences(self, model: str | None, limit: int) -> dict[str, float | None]:
         """Return how sure a model is of each scan without a label, segmenting those where that is not known.
@@ -154,12 +147,11 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]
         """
         name = model or next(iter(self._infers))
         if name not in self._infers:
-            _refuse(NOT_FOUND, f"there is no model {name!r}; there are {', '.join(self._infers)}")
+            refuse(NOT_FOUND, f"there is no model {name!r}; there are {', '.join(self._infers)}")
         found: dict[str, float | None] = {}
         for image in sorted(self._datastore.get_unlabeled_images()):
             kept = Confidences(self._confidence_folder(name), self._infers[name].weights({}))
-            path = Path(self._datastore.get_image_uri(image))
-            found[image] = kept.read(path)
+            found[image] = kept.read(self._datastore.kept_image(image))
             if found[image] is None and limit > 0:
                 limit -= 1
                 found[image] = self._confidence(name, image)
@@ -180,10 +172,6 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]
         """Tell background tasks whose they are, now that this process is known to be the server."""
         os.environ[SERVER_PROCESS] = str(os.getpid())
         super().on_init_complete()
-
-
-def _refuse(status: int, reason: str) -> NoReturn:
-    raise HTTPException(status_code=status, detail=reason)
 
 
 def _end_with_the_server(leave: Callable[[int], None] = os._exit) -> None:

@@ -6,13 +6,16 @@ import ipaddress
 import json
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import AR2UNetError
+from pipeline.errors import AR2UNetError, BundleError
+from pipeline.label_app.conversion import PYTHON
 from pipeline.label_app.environment import check_environment, interpreter
 from pipeline.label_app.folder import lock_folder, prepare_app, prepare_bundle
+from pipeline.label_app.store_address import check_store, make_private, user_and_password
 from pipeline.label_app.studies import read_held_out
 from pipeline.label_app.versions import choose
 
@@ -24,7 +27,7 @@ class LabelSettings:
     """What the server is told at its start.
 
     Attributes:
-        studies: The folder of scans; labels are kept below it.
+        studies: The folder of scans, below which labels are kept; or a DICOMweb store's address, as text.
         folder: The app's own.
         environment: Where MONAI Label is installed.
         bundles: Their folders.
@@ -37,7 +40,7 @@ class LabelSettings:
         AR2UNetError: If others could reach the address (MONAI Label asks for no token), or two bundles share a name.
     """
 
-    studies: Path
+    studies: Path | str
     folder: Path
     environment: Path
     bundles: tuple[Path, ...]
@@ -62,15 +65,22 @@ def prepare_server(settings: LabelSettings) -> list[str]:
     """Make everything ready that the server finds at its start; return the command that becomes it.
 
     Raises:
-        AR2UNetError: If the environment is missing, the port is taken, or a bundle, its weights or the list do not fit.
+        AR2UNetError: If the studies or the environment are missing, the port is taken, or a bundle, its weights or the
+            list do not fit.
     """
-    if not settings.studies.is_dir():
+    if isinstance(settings.studies, Path) and not settings.studies.is_dir():
         raise AR2UNetError(f"{settings.studies} must be a folder of .nii.gz files, got no folder")
+    if isinstance(settings.studies, str):
+        check_store(settings.studies, user_and_password())
+    for bundle in settings.bundles:
+        _check_bundle(bundle)
     check_environment(settings.environment)
     if settings.held_out is not None:
         read_held_out(settings.held_out)
     _check_port(settings.host, settings.port)
     lock_folder(settings.folder)
+    if isinstance(settings.studies, str):
+        make_private(settings.folder)
     prepare_app(settings.folder)
     names = [prepare_bundle(bundle, settings.folder) for bundle in settings.bundles]
     return server_command(settings, names)
@@ -85,7 +95,8 @@ def server_command(settings: LabelSettings, names: Sequence[str]) -> list[str]:
     if settings.held_out is not None:
         conf["held_out"] = str(settings.held_out.resolve())
     command = [str(interpreter(settings.environment)), "-m", "monailabel.main", "start_server"]
-    command += ["--app", str(settings.folder), "--studies", str(settings.studies.resolve())]
+    studies = settings.studies if isinstance(settings.studies, str) else str(settings.studies.resolve())
+    command += ["--app", str(settings.folder), "--studies", studies]
     command += ["--host", settings.host, "--port", str(settings.port), "--uvicorn_app", "pipeline.label_app.asgi:app"]
     return command + [part for key, value in conf.items() for part in ("--conf", key, value)]
 
@@ -95,15 +106,39 @@ def server_environment(settings: LabelSettings, environ: Mapping[str, str] = os.
     kept = {
         key: value for key, value in environ.items() if not key.startswith(("PYTHON", "MONAI_LABEL_", "VIRTUAL_ENV"))
     }
+    if isinstance(settings.studies, str):
+        user, password = user_and_password(environ) or ("", "")
+        # The names that MONAI Label's own proxy for OHIF has them under.
+        kept |= {"MONAI_LABEL_DICOMWEB_USERNAME": user, "MONAI_LABEL_DICOMWEB_PASSWORD": password}
     return kept | {
+        PYTHON: sys.executable,
         "PYTHONPATH": str(settings.folder),
         "PYTHONNOUSERSITE": "1",
         "PYTHONUNBUFFERED": "1",
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(["*.nii.gz", "*.nii"]),
         "MONAI_LABEL_TRACKING_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         # Scoring runs when it is asked for, not at every start and every next sample.
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
     }
+
+
+def _check_bundle(bundle: Path) -> None:
+    """Refuse a bundle whose result is no mask, such as a classifier; what else may be wrong, packing it says.
+
+    Raises:
+        BundleError: With what its metadata has.
+    """
+    try:
+        metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+        output = next(iter(metadata["network_data_format"]["outputs"].values()))["format"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
+        return
+    if output != "segmentation":
+        raise BundleError(
+            f"{bundle.resolve().name} must be a bundle that segments, for viewers of MONAI Label show masks; its "
+            f"output is {output}"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import DatasetError, ScanError
 
-__all__ = ["check_label", "find_sequences", "is_held_out", "read_held_out", "without_companions"]
+__all__ = ["check_label", "find_sequences", "is_held_out", "read_held_out", "scan_name", "without_companions"]
 
 NIFTI_NAME = re.compile(r"(?P<stem>.+?)\.nii(\.gz)?")
 FLAIR_SUFFIX, COMPANIONS = "_flair", ("_t1", "_t1c")
@@ -51,6 +51,11 @@ def read_held_out(path: Path) -> tuple[str, ...]:
 def is_held_out(image_id: str, held_out: Sequence[str]) -> bool:
     """Return whether a scan is on the list."""
     return any(fnmatchcase(image_id, pattern) for pattern in held_out)
+
+
+def scan_name(image: Path) -> str:
+    """Return a scan's name: its file's without the ending."""
+    return _stem(image.name)
 
 
 def check_label(label: Path, image: Path) -> None:

@@ -88,8 +88,9 @@ class TrainTask(BundleTrainTask):  # type: ignore[misc]
         entries: list[dict[str, Any]] = []
         for entry in datastore.datalist():
             image, label = Path(entry["image"]), Path(entry["label"])
-            name = image.name.removesuffix(".gz").removesuffix(".nii")
-            if is_held_out(name, self.held_out):
+            names = datastore.names_of(image)
+            name = names[0]
+            if any(is_held_out(one, self.held_out) for one in names):
                 logger.info("%s is held out", name)
                 continue
             check_label(label, image)

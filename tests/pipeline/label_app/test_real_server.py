@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -44,16 +44,6 @@ class Site:
 
     def infer(self, image: str = "", model: str = MODEL, **files: Any) -> tuple[int, bytes]:
         return self.server.ask(f"/infer/{model}?image={image}&output=image", "POST", **files)
-
-
-@pytest.fixture(scope="module")
-def predictor() -> Iterator[Predictor]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the server has it
-    yield Predictor(SEGMENTATION_BUNDLE, device="cpu", engine="torch")
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

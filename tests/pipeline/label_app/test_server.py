@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import AR2UNetError
-from pipeline.label_app.server import LabelSettings, _check_port, server_command, server_environment
+from pipeline.label_app.server import LabelSettings, _check_port, prepare_server, server_command, server_environment
+from pipeline.predictor import SEGMENTATION_BUNDLE
+
+STAGING_BUNDLE = SEGMENTATION_BUNDLE.with_name("dementia_stage_classification")
 
 Ar2unet = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -51,6 +56,26 @@ def test_nothing_of_the_callers_python_reaches_the_server(settings: LabelSetting
     assert environment["PYTHONPATH"] == str(settings.folder)
     assert not environment.keys() & {"MONAI_LABEL_CORS_ORIGINS", "VIRTUAL_ENV"}
     assert json.loads(environment["MONAI_LABEL_DATASTORE_FILE_EXT"]) == ["*.nii.gz", "*.nii"]
+
+
+def test_a_store_is_named_by_its_address_and_its_password_is_not_on_the_command_line(settings: LabelSettings) -> None:
+    store = replace(settings, studies="http://127.0.0.1:8042/dicom-web")
+    command = server_command(store, ["some_segmentation"])
+    assert command[command.index("--studies") + 1] == "http://127.0.0.1:8042/dicom-web"
+    caller = {"MONAI_LABEL_DATASTORE_USERNAME": "somebody", "MONAI_LABEL_DATASTORE_PASSWORD": "secret"}
+    environment = server_environment(store, caller)
+    assert environment["MONAI_LABEL_DICOMWEB_USERNAME"] == "somebody"
+    assert environment["MONAI_LABEL_DICOMWEB_PASSWORD"] == "secret"
+    assert environment["AR2UNET_PYTHON"] == sys.executable
+    assert not any("secret" in part for part in command)
+    assert not any("PASSWORD" in name for name in server_environment(settings, caller))
+
+
+def test_a_bundle_that_classifies_is_refused_before_anything_starts(settings: LabelSettings) -> None:
+    staging = replace(settings, bundles=(STAGING_BUNDLE,))
+    with pytest.raises(AR2UNetError, match=r"^dementia_stage_classification must be a bundle that segments.*classes$"):
+        prepare_server(staging)
+    assert not (settings.folder / ".lock").exists()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "::", "example.org", ""])
