@@ -13,14 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from other_weights import bundle_with
 
 from pipeline.confidence.predicted_dice import DicePredictor, fit_dice_predictor, soft_dice, write_dice_predictor
+from pipeline.errors import AR2UNetError
 from pipeline.evaluation.calibration import (
     ReliabilityBins,
     expected_calibration_error,
@@ -215,28 +218,37 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Cross-validate and print the table."""
+    """Cross-validate, print the table and return the exit code."""
     options = parse_arguments(arguments)
+    try:
+        cases = segment_held_out(options)
+        results = {name: cross_validate(held_out) for name, held_out in cases.items()}
+        print(markdown_table(results))
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
+        if options.ship:
+            temperature, line = fit(cases["t1, FLAIR, t1c"])
+            ship(options.ship, temperature, options.bundle / "models" / "model.pt")
+            write_dice_predictor(line, options.bundle / "models" / "predicted_dice.json")
+            print(f"shipped with temperature {temperature:.3f} and {line}")
+    except AR2UNetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def segment_held_out(options: argparse.Namespace) -> dict[str, list[HeldOut]]:
+    """Segment the patients of each fold with the weights given for it, from all sequences and from FLAIR alone."""
     cases: dict[str, list[HeldOut]] = {"t1, FLAIR, t1c": [], "FLAIR alone": []}
     for pair in options.weights:
         fold, _, weights = pair.partition("=")
-        predictor = Predictor(options.bundle)
-        predictor.weights = Path(weights)
-        predictor.assessor = None  # what it would assess by is what is being fitted here
-        for name, held_out in cases.items():
-            held_out += predict_held_out(options.data, int(fold), predictor, flair_alone=name == "FLAIR alone")
-            print(f"fold {fold}, {name}: {len(held_out)} patients so far", file=sys.stderr)
-    results = {name: cross_validate(held_out) for name, held_out in cases.items()}
-    print(markdown_table(results))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
-    if options.ship:
-        everyone = cases["t1, FLAIR, t1c"]
-        temperature, line = fit(everyone)
-        ship(options.ship, temperature, options.bundle / "models" / "model.pt")
-        write_dice_predictor(line, options.bundle / "models" / "predicted_dice.json")
-        print(f"shipped with temperature {temperature:.3f} and {line}")
-    return 0
+        with tempfile.TemporaryDirectory() as folder:
+            predictor = Predictor(bundle_with(Path(weights), options.bundle, Path(folder, "bundle")))
+            predictor.assessor = None  # what it would assess by is what is being fitted here
+            for name, held_out in cases.items():
+                held_out += predict_held_out(options.data, int(fold), predictor, flair_alone=name == "FLAIR alone")
+                print(f"fold {fold}, {name}: {len(held_out)} patients so far", file=sys.stderr)
+    return cases
 
 
 if __name__ == "__main__":

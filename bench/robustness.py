@@ -12,6 +12,7 @@ import argparse
 import math
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from other_weights import bundle_with
 from scipy import ndimage
 
 from pipeline.errors import AR2UNetError
@@ -339,10 +341,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.limit is not None and options.limit < 1:
             raise AR2UNetError(f"--limit must be at least 1, got {options.limit}")
-        predictor = Predictor(options.bundle)
-        if options.checkpoint is not None:
-            predictor.weights = options.checkpoint
-        result = measure(predictor, read_cases(options.data, options.fold, options.limit), changes())
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = options.bundle
+            if options.checkpoint is not None:
+                bundle = bundle_with(options.checkpoint, bundle, Path(folder, "bundle"))
+            predictor = Predictor(bundle)
+            result = measure(predictor, read_cases(options.data, options.fold, options.limit), changes())
         print(markdown_table(result))
         if options.json is not None:
             weights = {"weights_sha256": predictor.weights_sha256, "bundle_version": predictor.version}

@@ -129,12 +129,17 @@ class Predictor:
             raise BundleError(f"engine must be auto, torch, {' or '.join(ENGINES)}, got {engine!r}")
         self.bundle = bundle
         self.device = device
-        self.weights = bundle / "models" / "model.pt"
+        self._weights = bundle / "models" / "model.pt"
         for file in (bundle / "configs" / "inference.yaml", bundle / "configs" / "metadata.json", self.weights):
             if not file.is_file():
                 raise BundleError(f"{bundle} must be a bundle with configs and weights, got none at {file}")
         self.note: str | None = None
         self.road: Road = self._choose_road(engine)
+
+    @property
+    def weights(self) -> Path:
+        """The state dict in the bundle; fixed, since the road was chosen to fit it."""
+        return self._weights
 
     @property
     def engine(self) -> str:

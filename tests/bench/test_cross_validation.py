@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.engines.artefact import hash_file
 from pipeline.evaluation.metrics import count_confusion
 
+BENCH = Path(__file__).parents[2] / "bench"
 SHAPE = (24, 26, 8)
 
 
 @pytest.fixture(scope="module")
 def script(load_script):
-    return load_script("cross_validation")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCH)  # as Python does for a script
+        yield load_script("cross_validation")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,34 @@ def test_the_table_names_every_input_and_the_json_is_plain(script, cases):
     assert table.splitlines()[0] == "| figure | three | one |"
     assert f"| {result['summary']['pooled_over_voxels']['dice']:.4f} | " in table
     json.dumps(result, allow_nan=False)
+
+
+def test_each_fold_is_segmented_with_the_weights_given_for_it_and_not_with_the_shipped_ones(
+    script, cases, tmp_path, monkeypatch
+):
+    import torch
+
+    from networks.ar2unet import AR2UNet
+
+    given = {}
+    for fold in (0, 1):
+        torch.manual_seed(fold)
+        torch.save(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)).state_dict(), tmp_path / f"{fold}.pt")
+        given[fold] = hash_file(tmp_path / f"{fold}.pt")
+    used = []
+
+    def segment(data, fold, predictor, *, flair_alone):
+        used.append((fold, flair_alone, predictor.weights_sha256))
+        return [case for case in cases if case.fold == fold]
+
+    monkeypatch.setattr(script, "predict_held_out", segment)
+    assert script.main(["DATA", "--weights", f"0={tmp_path / '0.pt'}", f"1={tmp_path / '1.pt'}"]) == 0
+    assert used == [(fold, alone, given[fold]) for fold in (0, 1) for alone in (False, True)]
+
+
+def test_weights_that_are_not_there_end_in_one_line_and_exit_code_2(script, capsys):
+    assert script.main(["DATA", "--weights", "0=gone.pt"]) == 2
+    assert capsys.readouterr().err == "error: gone.pt must be the weights of a training, got no file\n"
 
 
 def test_shipped_weights_carry_the_temperature(script, tmp_path):

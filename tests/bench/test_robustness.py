@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -14,6 +15,7 @@ import pytest
 from pipeline.formats.scan import Scan
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
 
+BENCH = Path(__file__).parents[2] / "bench"
 SHAPE = (24, 28, 6)  # all sizes differ, so a swapped axis cannot pass unseen
 SPACING = (0.88, 0.88, 5.0)
 BRIGHT = 2.0  # standard deviations above the head's mean: between tissue and lesion
@@ -21,7 +23,9 @@ BRIGHT = 2.0  # standard deviations above the head's mean: between tissue and le
 
 @pytest.fixture(scope="module")
 def script(load_script):
-    return load_script("robustness")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCH)  # as Python does for a script
+        yield load_script("robustness")
 
 
 @pytest.fixture
@@ -271,7 +275,11 @@ def test_the_whole_script_writes_table_json_and_plot_and_turning_costs_nothing(
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(["--limit", "0"], "--limit must be at least 1, got 0"), (["--bundle", "nowhere"], "nowhere must be a bundle")],
+    [
+        (["--limit", "0"], "--limit must be at least 1, got 0"),
+        (["--bundle", "nowhere"], "nowhere must be a bundle"),
+        (["--checkpoint", "gone.pt"], "gone.pt must be the weights of a training"),
+    ],
 )
 def test_bad_options_end_in_one_line_and_exit_code_2(script, prepared_dataset, capsys, change, reason):
     assert script.main([str(prepared_dataset), "--fold", "0", *change]) == 2

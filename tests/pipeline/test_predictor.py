@@ -137,6 +137,12 @@ def test_the_bundles_own_network_and_weights_are_used(bundle, anatomy, make_nift
     assert second.mean() > first.mean()
 
 
+def test_a_predictor_cannot_be_given_other_weights_that_its_engine_would_not_run(bundle):
+    predictor = Predictor(bundle, engine="torch")
+    with pytest.raises(AttributeError):
+        predictor.weights = bundle / "other.pt"
+
+
 def test_a_folder_without_weights_is_refused(bundle):
     (bundle / "models" / "model.pt").unlink()
     with pytest.raises(BundleError, match=r"model\.pt"):

@@ -1,0 +1,37 @@
+"""What is scored are the weights that were given, never the shipped ones, which saw every patient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from networks.ar2unet import AR2UNet
+from pipeline.engines.artefact import hash_file
+from pipeline.errors import AR2UNetError
+from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
+
+
+@pytest.fixture
+def script(load_script):
+    return load_script("other_weights")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(3)
+    torch.save(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)).state_dict(), tmp_path / "trained.pt")
+    return tmp_path / "trained.pt"
+
+
+def test_a_fast_engine_runs_the_weights_that_were_given(script, weights, tmp_path):
+    shipped = hash_file(SEGMENTATION_BUNDLE / "models" / "model.pt")
+    predictor = Predictor(script.bundle_with(weights, SEGMENTATION_BUNDLE, tmp_path / "copy"))
+    assert predictor.note is None
+    assert "torch" not in predictor.engine
+    assert predictor.weights_sha256 == hash_file(weights) != shipped
+    assert hash_file(SEGMENTATION_BUNDLE / "models" / "model.pt") == shipped
+
+
+def test_weights_that_are_not_there_are_refused(script, tmp_path):
+    with pytest.raises(AR2UNetError, match=r"gone\.pt must be the weights of a training, got no file"):
+        script.bundle_with(tmp_path / "gone.pt", SEGMENTATION_BUNDLE, tmp_path / "copy")
