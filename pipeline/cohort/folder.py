@@ -77,6 +77,16 @@ class CohortFolder:
             return None
         return record if all(_size(self.out / file) == size for file, size in record.files.items()) else None
 
+    def check_place(self, name: str) -> None:
+        """Refuse a case whose place among the results is taken.
+
+        Raises:
+            AR2UNetError: If something else than a cohort's results is there.
+        """
+        place = self.place(name)
+        if place.exists() and self.read_record(name) is None and any(place.iterdir()):
+            raise AR2UNetError(f"{place} holds something else than a cohort's results; move it away")
+
     def commit(self, name: str, workplace: Path, key: str, row: Row, others: Sequence[Path] = ()) -> None:
         """Put finished results in their place, those of before thrown away.
 
@@ -90,9 +100,8 @@ class CohortFolder:
         Raises:
             AR2UNetError: If the place is taken by something else, or the disk does not take it.
         """
+        self.check_place(name)
         place = self.place(name)
-        if place.exists() and self.read_record(name) is None and any(place.iterdir()):
-            raise AR2UNetError(f"{place} holds something else than a cohort's results; move it away")
         files = {f"{CASES}/{name}/{path.name}": path.stat().st_size for path in workplace.iterdir()}
         files |= {path.relative_to(self.out).as_posix(): path.stat().st_size for path in others}
         record = Record(key, row, files)

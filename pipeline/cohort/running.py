@@ -101,6 +101,7 @@ def _settle(folder: CohortFolder, outcome: Outcome) -> Row:
     found, row = outcome.found, outcome.row
     try:
         if outcome.workplace is not None:
+            folder.check_place(found.name)  # before anything of the case lies in the derivative
             others = _write_derivatives(folder, outcome, outcome.workplace)
             folder.commit(found.name, outcome.workplace, outcome.key, row, others)
         elif row.status == FAILED:
@@ -128,4 +129,4 @@ def _derivatives_of(folder: CohortFolder, found: FoundScan) -> list[Path]:
     paths = derivative_paths(found.bids, folder.out)
     volumes = (paths.mask, paths.probabilities)
     sidecars = [path.with_name(path.name.removesuffix(".nii.gz") + ".json") for path in volumes]
-    return [*volumes, *sidecars, paths.report, paths.page, paths.overlay]
+    return [*volumes, *sidecars, paths.report, paths.page, paths.overlay, paths.surface]

@@ -103,6 +103,18 @@ def test_the_features_are_the_roots_of_the_shares_of_fluid_and_bright_matter_in_
     assert (expected > 0).sum() > 5
 
 
+def test_the_features_of_a_slice_are_the_same_in_blocks_of_its_whole_window(fitted, images):
+    crop = images[5, 3, 5:29, 6:22].numpy().astype(np.float64)
+    mask = fitted.mask[3].numpy()
+    relative = crop / np.percentile(crop[mask], 90)
+    fluid = ((relative < 0.45) & mask).reshape(6, 4, 4, 4).mean((1, 3))
+    bright = (relative > 1.05).reshape(3, 8, 2, 8).mean((1, 3))
+    expected = np.sqrt(np.concatenate([fluid.ravel(), bright.ravel()]))
+    features = fitted._slice_features(fitted._crop(images[5:6])[:, 3], fitted.mask[3:4])[0].numpy()
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+    assert ((expected > 0) & (expected < 1)).sum() > 5
+
+
 def test_what_is_no_brain_is_no_fluid(images):
     network = AtrophyClassifier(**SMALL)
     network.mask[0, 4:8, 4:8] = False  # a quarter of the first block of fluid
@@ -144,6 +156,24 @@ def test_a_fit_repeats_itself_and_does_not_care_for_the_number_type(images, fitt
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_the_templates_are_the_mean_slices_of_subjects_as_bright_as_each_other(images):
+    uneven = (images.float() * torch.linspace(0.3, 1, len(images))[:, None, None, None]).round()
+    network = AtrophyClassifier(**SMALL)
+    network.fit(uneven, STAGES)
+    crop, mask = uneven[:, :, 5:29, 6:22].numpy(), network.mask.numpy()
+    mean = np.mean([subject / np.percentile(subject[mask], 90) for subject in crop], axis=0)
+    small = mean.reshape(8, 6, 4, 4, 4).mean((2, 4)).reshape(8, -1)
+    small -= small.mean(1, keepdims=True)
+    small /= np.linalg.norm(small, axis=1, keepdims=True)
+    np.testing.assert_allclose(network.templates.numpy(), small, atol=1e-5)
+
+
+def test_mild_and_moderate_are_one_class(images, fitted):
+    merged = AtrophyClassifier(**SMALL)
+    assert merged.fit(images, STAGES.clamp(max=2)) == fitted.losses
+    assert torch.equal(merged(images), fitted(images))
+
+
 def test_another_generator_changes_the_calibration_but_not_the_ridge(images, fitted):
     other = AtrophyClassifier(**SMALL)
     other.fit(images, STAGES, torch.Generator().manual_seed(7))
@@ -179,6 +209,13 @@ def test_a_ridge_is_that_of_the_textbook():
     expected = centred @ (primal * scale[:, None]) + targets.mean(0)
     torch.testing.assert_close(samples[0] @ weight[0].T + bias[0], expected.float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mean[0], samples[0].mean(0))
+
+
+def test_a_score_tells_who_is_above_its_threshold(fitted):
+    head, stages = fitted.subject_head, STAGES.clamp(max=2)
+    of_the_mean = (head.weight @ head.mean[:, :, None])[0, :, 0] + head.bias[0]
+    shares = [(stages > threshold).float().mean() for threshold in (0, 1)]
+    torch.testing.assert_close(of_the_mean, torch.stack(shares), rtol=1e-3, atol=1e-3)
 
 
 def test_calibrated_probabilities_have_the_classes_own_shares(images, fitted):
@@ -262,6 +299,44 @@ def test_what_speaks_for_dementia_lies_where_the_fluid_is(fitted, images):
     inside = gain[:4, 9:21, 10:18].sum()
     assert inside > 0.5 * gain.sum() > 0
     assert gain[:, :5].abs().sum() == gain[:, :, 22:].abs().sum() == 0  # outside of the window
+
+
+def teach_one_feature(head, number):
+    """Let one feature alone decide, whatever the head."""
+    head.weight[:, 0, number] = 1
+    head.calibration_weight[:, 1, 0] = 1
+
+
+@pytest.mark.parametrize(
+    ("number", "place"),
+    [
+        (5, (slice(0, 4), slice(17, 21), slice(14, 18))),  # fluid, 3 x 2 blocks from row 9 and column 10: (2, 1)
+        (6 + 10, (slice(4, 8), slice(21, 29), slice(6, 14))),  # bright, 2 x 3 x 2 blocks from row 5 and column 6
+    ],
+)
+def test_a_features_share_lies_in_its_own_block(number, place):
+    image = torch.rand(1, 8, 34, 30, generator=torch.Generator().manual_seed(1)) * 255
+    network = AtrophyClassifier(**SMALL)
+    teach_one_feature(network.subject_head, number)
+    share = network.contributions(image)[0]
+    assert (share[place] > 0).all()
+    assert share.count_nonzero() == share[place].numel()
+
+
+@pytest.mark.parametrize(
+    ("number", "place"),
+    [
+        (4 * 4 + 3, (slice(21, 25), slice(18, 22))),  # fluid, 6 x 4 blocks from row 5 and column 6: (4, 3)
+        (24 + 1, (slice(5, 13), slice(14, 22))),  # bright, 3 x 2 blocks: (0, 1)
+    ],
+)
+def test_a_features_share_lies_in_its_own_block_of_a_slice(number, place):
+    image = torch.rand(1, 1, 34, 30, generator=torch.Generator().manual_seed(2)) * 255
+    network = AtrophyClassifier(**SMALL)
+    teach_one_feature(network.slice_heads, number)
+    share = network.slice_contributions(image, torch.tensor([3]))[0, 0]
+    assert (share[place] > 0).all()
+    assert share.count_nonzero() == share[place].numel()
 
 
 # --- at the door, and out of the house ---------------------------------------------------------------

@@ -83,6 +83,11 @@ def test_a_block_is_conv_conv_norm_pool_dropout_and_halves_the_slice():
     assert block.dropout.p == 0.2
 
 
+def test_the_network_drops_as_much_as_it_is_told_behind_every_block():
+    network = SliceClassifier(1, 2, (4, 5, 6), (7,), dropout=0.35)
+    assert [module.p for module in network.modules() if isinstance(module, torch.nn.Dropout)] == [0.35] * 3
+
+
 # --- the wiring, computed a second time from the weights alone ---------------------------------------
 
 

@@ -62,6 +62,42 @@ def test_the_seed_is_that_of_the_generator_and_the_same_in_each_epoch():
     assert len(first.network.calls[1][0]) == 7  # and nothing of the first epoch is left in the second
 
 
+def test_an_epoch_of_other_subjects_is_fitted_to_them_alone():
+    epochs = [(0, 1, 2), (3, 4, 5)]
+
+    class Changing(torch.utils.data.Sampler):
+        def __iter__(self):
+            return iter(epochs.pop(0))
+
+        def __len__(self):
+            return 3
+
+    loader = DataLoader(Dataset(SUBJECTS), batch_size=2, num_workers=0, sampler=Changing())
+    trainer = ClosedFormTrainer("cpu", loader, Recorder(), max_epochs=2)
+    trainer.run()
+    assert [call[0][:, 0, 0].tolist() for call in trainer.network.calls] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_what_other_processes_were_handed_belongs_to_the_fit(monkeypatch):
+    trainer = make_trainer(SUBJECTS[:5])
+    theirs = {each["subject"]: (each["image"], torch.tensor(each["label"])) for each in SUBJECTS[4:]}
+
+    def gather(parts, own):
+        parts[:] = [own, theirs]
+
+    for name, stand_in in (
+        ("is_initialized", lambda: True),
+        ("get_rank", lambda: 0),
+        ("get_world_size", lambda: 2),
+        ("all_gather_object", gather),
+    ):
+        monkeypatch.setattr(torch.distributed, name, stand_in)
+    trainer.run()
+    ((images, labels, _),) = trainer.network.calls
+    assert images[:, 0, 0].tolist() == list(range(7))
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
 def test_a_handler_at_the_end_of_the_epoch_finds_a_fitted_network_and_its_losses():
     seen = []
 

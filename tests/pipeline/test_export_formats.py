@@ -66,6 +66,8 @@ def test_the_json_beside_it_says_what_surrounds_the_network(small_bundle, tmp_pa
     described = json.loads(path.read_text())
     manifest = export_bundle(small_bundle).manifest
     assert described["input"]["channels"] == ["t1", "flair", "t1c"]
+    assert described["input"]["shape"] == ["slices", 3, "height", "width"]
+    assert described["input"]["sizes"] == f"height and width are multiples of {manifest.frame['divisor']}"
     assert (described["frame"], described["noise"], described["intensity"]) == (
         manifest.frame,
         manifest.noise,

@@ -56,6 +56,11 @@ def test_every_kind_of_volume_is_found_in_the_order_of_its_place(tree):
         "x_seg.nii",
         "mask.nii.gz",
         "sub-1_T1w.nii.gz",
+        "sub-1_T2w.nii.gz",
+        "sub-1_PDw.nii.gz",
+        "sub-1_dwi.nii.gz",
+        "sub-1_SWI.nii.gz",
+        "x_lesion.nrrd",
         "sub-1_bold.nii.gz",
         ".hidden.nii.gz",
         ".cache/x.nii.gz",
@@ -144,6 +149,12 @@ def test_names_that_would_be_equal_are_told_apart_and_stay_as_they_are(tree):
     assert all(len(names[place]) == len("a_b-") + 8 for place in names if place != "other.nii.gz")
     tree("later.nii.gz")
     assert names.items() <= {case.place: case.name for case in find_cases(root, root / "out")}.items()
+
+
+def test_names_that_differ_by_case_alone_are_told_apart(tree):
+    root = tree("patient/x.nii.gz", "Patient/x.nii.gz")  # one folder where the file system does not know case
+    names = [case.name for case in find_cases(root, root / "out")]
+    assert len({name.casefold() for name in names}) == 2
 
 
 def test_a_long_name_is_cut_and_still_its_own(tree):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.cohort import keys
 from pipeline.cohort.finding import FoundScan
 from pipeline.cohort.keys import Settings, case_key, hash_bundle, hash_inputs
 from pipeline.errors import ScanError
@@ -72,6 +73,24 @@ def test_weights_and_configs_change_the_hash_of_a_bundle_and_other_files_do_not(
     assert hash_bundle(bundle) != before
 
 
+@pytest.mark.parametrize("name", ["models/plausibility.json", "models/exported/manifest.json"])
+def test_what_judges_a_mask_and_what_computes_it_belong_to_the_hash_of_a_bundle(bundle, name):
+    seen = {hash_bundle(bundle)}
+    (bundle / name).parent.mkdir(exist_ok=True)
+    for content in ("{}", "[]"):
+        (bundle / name).write_text(content)
+        seen.add(hash_bundle(bundle))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("name", ["software_version", "SCHEMA_VERSION"])
+def test_another_version_of_the_software_or_of_the_report_does_everything_again(inputs, monkeypatch, name):
+    before = key(inputs)
+    other = "0.0.0+other"
+    monkeypatch.setattr(keys, name, other if name.isupper() else lambda: other)
+    assert key(inputs) != before
+
+
 def test_a_file_more_or_renamed_or_changed_below_a_study_changes_its_hash(tmp_path):
     study = tmp_path / "study"
     (study / "deep").mkdir(parents=True)
@@ -89,10 +108,19 @@ def test_a_file_more_or_renamed_or_changed_below_a_study_changes_its_hash(tmp_pa
     assert hash_inputs(found) in seen
 
 
+def test_a_hidden_folder_below_a_study_does_not_belong_to_it(tmp_path):
+    (tmp_path / "1").write_bytes(b"one")
+    before = hash_inputs(FoundScan("study", "study", tmp_path))
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "2").write_bytes(b"two")
+    assert hash_inputs(FoundScan("study", "study", tmp_path)) == before
+
+
 @pytest.mark.parametrize(
     ("name", "header"),
     [
         ("x.mhd", "NDims = 3\nElementDataFile = x.raw\n"),
+        ("X.MHD", "NDims = 3\nElementDataFile = x.raw\n"),
         ("x.nhdr", "NRRD0004\ndata file: ./x.raw\n"),
         ("x.nhdr", "NRRD0004\ndatafile: x.raw\n"),
         ("x.nhdr", "NRRD0004\ndata file: LIST\nother.raw\nx.raw\n"),

@@ -28,6 +28,17 @@ def test_failed_cases_come_first_and_then_the_least_certain(tmp_path):
     assert 'title="x &amp; y"' in text
 
 
+def test_masks_for_review_are_marked_and_warnings_stand_where_reasons_do(tmp_path):
+    rows = [
+        Row("a", "p", "done", expected_dice=0.5, review=True, warnings="odd & noisy"),
+        Row("b", "p", "done", expected_dice=0.8, review=False),
+        Row("c", "p", "failed", "cut off"),
+    ]
+    page.write_page(tmp_path / "cohort.html", CohortFolder(tmp_path), [row.line() for row in rows], 3)
+    lines = re.findall(r'<tr class="(\w+)".*?data-v="([^"]*)">[^<]*</td></tr>', (tmp_path / "cohort.html").read_text())
+    assert lines == [("failed", "cut off"), ("review", "odd &amp; noisy"), ("done", "")]
+
+
 def test_of_very_many_cases_it_has_those_that_most_need_a_look(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MAX_ROWS", 4)
     lines = [Row(f"c{n}", "p", "done", expected_dice=n / 10).line() for n in (5, 2, 7, 3, 9)]

@@ -7,6 +7,7 @@ import html.parser
 import json
 import os
 import re
+import shutil
 
 import pytest
 
@@ -101,6 +102,19 @@ def test_other_options_or_another_bundle_do_everything_again(run, scans, bundle,
     with (bundle / "configs" / "metadata.json").open("a") as file:
         file.write("\n")
     assert run(scans)[1] == 5
+
+
+def test_each_sequence_reaches_its_role_and_each_option_its_file(run, write_scan, bundle, tmp_path):
+    for number, sequence in enumerate(("flair", "t1", "t1c")):
+        write_scan(tmp_path / "scans" / f"x_{sequence}.nii.gz", number)
+    summary, segmented = run(tmp_path / "scans", settings=Settings(bundle, with_probabilities=True, with_mesh=True))
+    assert (summary.total, segmented) == (1, 1)
+    (report,) = (tmp_path / "out" / "cases").rglob("report.json")
+    inputs = {"flair": "x_flair.nii.gz", "t1": "x_t1.nii.gz", "t1c": "x_t1c.nii.gz"}
+    assert json.loads(report.read_text())["inputs"] == inputs
+    assert {"x_flair_mask.nii.gz", "x_flair_probabilities.nii.gz", "x_flair_lesion.stl"} <= {
+        path.name for path in report.parent.iterdir()
+    }
 
 
 def test_the_results_of_a_scan_that_is_damaged_now_do_not_stay(run, scans, tmp_path):
@@ -214,3 +228,38 @@ def test_a_bids_tree_gets_a_derivative_that_follows_its_inputs(run, write_scan, 
     run(root, bids_root=root)
     assert not list((out / "sub-01").rglob("*.*"))
     assert list((out / "sub-02").rglob("*.nii.gz"))
+
+
+def test_what_was_odd_about_finding_a_scan_is_in_its_row(run, write_scan, tmp_path):
+    anat = tmp_path / "bids" / "sub-01" / "anat"
+    write_scan(anat / "sub-01_FLAIR.nii", 1)
+    write_scan(anat / "sub-01_FLAIR.nii.gz", 2)
+    summary, _ = run(tmp_path / "bids", bids_root=tmp_path / "bids")
+    assert "sub-01_FLAIR.nii.gz is taken, not sub-01_FLAIR.nii of the same name" in rows(summary)["sub-01"]["warnings"]
+
+
+def test_the_surface_in_a_derivative_follows_its_inputs_as_well(run, write_scan, bundle, tmp_path):
+    root, out, settings = tmp_path / "bids", tmp_path / "out", Settings(bundle, with_mesh=True)
+    flair = write_scan(root / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
+    run(root, bids_root=root, settings=settings)
+    (surface,) = (out / "sub-01").rglob("*.stl")
+    surface.unlink()
+    assert run(root, bids_root=root, settings=settings)[1] == 1
+    assert surface.exists()
+    flair.write_bytes(b"damaged")
+    run(root, bids_root=root, settings=settings)
+    assert not list((out / "sub-01").rglob("*.*"))
+
+
+def test_a_scan_whose_place_is_taken_leaves_nothing_in_the_derivative(run, write_scan, bundle, tmp_path):
+    root, out = tmp_path / "bids", tmp_path / "out"
+    write_scan(root / "sub-01" / "anat" / "sub-01_FLAIR.nii.gz")
+    run(root, bids_root=root, settings=Settings(bundle))
+    (place,) = (out / "cases").iterdir()
+    shutil.rmtree(out)
+    place.mkdir(parents=True)
+    (place / "theirs.txt").touch()
+    summary, _ = run(root, bids_root=root, settings=Settings(bundle))
+    (row,) = rows(summary).values()
+    assert "holds something else than a cohort's results" in row["reason"]
+    assert not (out / "sub-01").exists()

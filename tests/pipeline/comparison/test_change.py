@@ -112,6 +112,15 @@ def test_new_lesions_are_those_far_from_every_earlier_one_where_the_earlier_scan
     assert find_new_lesions(before, after & False, to_before, np.eye(4), 1.0) == ()
 
 
+def test_a_lesion_that_reaches_beyond_the_earlier_scan_is_not_called_new():
+    before, after = np.zeros((12, 9, 7), bool), np.zeros((20, 9, 7), bool)
+    before[1, 1, 1] = True
+    after[10:13, 6, 4] = True  # two of its voxels were seen, the third not
+    after[10, 2, 5] = True
+    (found,) = find_new_lesions(before, after, np.eye(4), np.diag([2.0, 2.0, 2.0, 1.0]), 0.008)
+    assert found.centre_voxel == (10, 2, 5)
+
+
 def test_what_the_other_scan_did_not_look_at_is_told():
     mask = np.zeros((10, 8, 6), bool)
     mask[4:8, 2, 3] = True

@@ -14,6 +14,7 @@ from pydicom import Dataset
 
 from pipeline.comparison.compare import Visit, compare_visits, look_at_headers
 from pipeline.errors import ScanError
+from pipeline.measurement import volume_interval
 
 
 def no_segmentation(cases):
@@ -160,6 +161,39 @@ def test_dicom_headers_tell_the_order_and_the_patient(dates, patients, days, wor
     for doubt, word in zip(doubts, words, strict=True):
         assert word in doubt
     assert look_at_headers(reads[0], SimpleNamespace(source=None)) == (None, ())
+
+
+def test_a_visit_is_segmented_with_all_its_sequences_and_its_interval_is_that_of_the_expected_dice(
+    save, make_visit, tmp_path
+):
+    taken = {"before": (make_visit(14.0), 0.9), "after": (make_visit(17.0), 0.95)}
+    visits = [
+        Visit(
+            save(f"{name}.nii.gz", visit.scan.flair, visit.scan),
+            t1=save(f"{name}_t1.nii", visit.scan.flair / 2, visit.scan),
+            t1c=save(f"{name}_t1c.nii", visit.scan.flair / 3, visit.scan),
+        )
+        for name, (visit, _) in taken.items()
+    ]
+    cases = []
+
+    def segment(given):
+        for case, (name, (visit, dice)) in zip(given, taken.items(), strict=True):
+            cases.append(case)
+            assessment = SimpleNamespace(predicted_dice=dice)
+            mask = save(f"{name}_mask.nii", visit.mask * 1.0, visit.scan)
+            yield case, SimpleNamespace(mask=mask, assessment=assessment, warnings=(f"{name} is odd",))
+
+    result = compare_visits(*visits, tmp_path / "out", segment)
+    assert [(case.flair, case.t1, case.t1c) for case in cases] == [(v.flair, v.t1, v.t1c) for v in visits]
+    assert [case.out for case in cases] == [tmp_path / "out" / name for name in taken]
+    content = json.loads(result.report.read_text())
+    for name, (_, dice) in taken.items():
+        found = content[name]
+        assert found["predicted_dice"] == dice
+        assert found["volume_interval_ml"] == pytest.approx(volume_interval(found["volume_ml"], dice), abs=1e-3)
+    assert content["change"]["distinguishable_from_no_change"] is True
+    assert content["warnings"] == ["BEFORE: before is odd", "AFTER: after is odd"]
 
 
 def test_the_command_segments_both_visits_and_says_one_line(ar2unet, bundle, anatomy, make_nifti, tmp_path):

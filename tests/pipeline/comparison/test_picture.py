@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.comparison import picture as picture_module
 from pipeline.comparison.picture import AFTER_COLOR, BEFORE_COLOR, COLUMNS, TITLE_HEIGHT, WIDTH, draw_comparison
 
 
@@ -34,6 +35,28 @@ def test_each_outline_is_in_its_columns_and_on_its_side(make_visit, tmp_path, or
     inner, outer = (found[found[:, 1] // cell == 2] for found in (blue, orange))
     assert outer[:, 1].min() < inner[:, 1].min()
     assert inner[:, 1].max() < outer[:, 1].max()
+
+
+@pytest.mark.parametrize("is_side_known", [True, False])
+def test_each_cell_has_the_number_of_its_slice_and_the_sides_where_they_are_known(
+    make_visit, tmp_path, monkeypatch, is_side_known
+):
+    written = []
+    monkeypatch.setattr(
+        picture_module, "write_letter", lambda draw, x, y, text, anchor: written.append((x, text, anchor))
+    )
+    visit = make_visit()
+    mask = visit.mask & (np.arange(34) == 20)
+    assert mask.any()
+    draw_comparison(
+        visit.scan, mask, visit.scan.flair, mask.astype(np.float32), tmp_path / "compare.png", "title",
+        is_side_known=is_side_known,
+    )  # fmt: skip
+    numbers = [text for _, text, _ in written if text.isdecimal()]
+    assert numbers == ["21"] * 3  # from the lowest, which is 1
+    cell = WIDTH // len(COLUMNS)
+    sides = [(text, x % cell < cell / 2, anchor) for x, text, anchor in written if not text.isdecimal()]
+    assert sorted(sides) == ([("L", False, "rt")] * 3 + [("R", True, "lt")] * 3 if is_side_known else [])
 
 
 def test_proportions_are_those_in_mm(make_visit, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from pipeline.comparison.registration import assume_aligned, register, resample, write_transform
+from pipeline.comparison.registration import _warnings, assume_aligned, register, resample, write_transform
 from pipeline.errors import ScanError
 from pipeline.formats.nifti import read_scan
 from pipeline.formats.scan import Scan
@@ -60,6 +60,21 @@ def test_another_head_is_doubted(make_visit):
     (warning,) = found.warnings
     assert "one patient" in warning
     assert found.is_doubtful
+
+
+@pytest.mark.parametrize(
+    ("correlation", "overlap", "rotation", "words"),
+    [
+        (0.5, 0.5, 45.0, None),
+        (0.49, 0.9, 5.0, "inside the heads correlate by 0.49 only"),
+        (0.9, 0.48, 5.0, "the heads overlap by a Dice of 0.48 only"),
+        (0.9, 0.9, 47.0, "the head would be turned by 47 degrees"),
+    ],
+)
+def test_what_speaks_against_a_registration_is_named(correlation, overlap, rotation, words):
+    warnings = _warnings(correlation, overlap, rotation)
+    assert len(warnings) == (words is not None)
+    assert words is None or words in warnings[0]
 
 
 def test_without_a_spacing_nothing_is_registered(make_visit):

@@ -82,6 +82,14 @@ def test_a_changed_copy_in_another_split_is_found_and_nothing_else(make_image, c
     assert leakage.images == {"test": 2, "train": 2}
 
 
+def test_a_copy_of_sixteen_bits_is_compared_with_all_of_them(make_image, tmp_path):
+    Image.fromarray((200 * texture(2)).astype(np.uint16)).save(tmp_path / "deep.png")
+    images = [make_image("a.png", "train", texture(2)), ListedImage("deep.png", tmp_path / "deep.png", "test", None)]
+    leakage = find_leakage(images)
+    assert {near.image for near in leakage.near_duplicates} == {"a.png", "deep.png"}
+    assert leakage.failures == ()
+
+
 def test_a_copy_in_the_same_split_is_no_leakage(make_image):
     images = [make_image("a.png", "train", texture(1)), make_image("b.png", "train", texture(1) + 3)]
     leakage = find_leakage([*images, make_image("c.png", "test", texture(2))])
@@ -187,6 +195,33 @@ def test_a_volume_of_one_slice_is_compared_with_slices_and_other_volumes_are_not
     leakage = find_leakage(images)
     assert {near.image for near in leakage.near_duplicates} == {"slice.png", "flat.nii"}
     assert (leakage.groups, leakage.images) == (2, {"test": 2, "train": 1})
+
+
+def test_of_several_volumes_in_a_file_the_first_counts(tmp_path):
+    shape = (41, 37, 33)
+    several = np.stack([texture(1, shape), texture(2, shape), texture(3, shape)], axis=-1)
+    images = [
+        ListedImage("a.nii", save_volume(tmp_path / "a.nii", several), "0", None),
+        *(
+            ListedImage(f"{n}.nii", save_volume(tmp_path / f"{n}.nii", texture(n, shape)), str(n), None)
+            for n in (1, 2, 3)
+        ),
+    ]
+    assert {near.image for near in find_leakage(images).near_duplicates} == {"a.nii", "1.nii"}
+
+
+def test_holes_of_nan_hide_no_copy(tmp_path):
+    shape = (41, 37, 33)
+    copy = texture(1, shape)
+    copy[5:8, 20, 10] = np.nan
+    copy[30, 6, 6] = np.inf
+    images = [
+        ListedImage("a.nii", save_volume(tmp_path / "a.nii", texture(1, shape)), "0", None),
+        ListedImage("b.nii", save_volume(tmp_path / "b.nii", copy), "1", None),
+    ]
+    leakage = find_leakage(images)
+    assert {near.image for near in leakage.near_duplicates} == {"a.nii", "b.nii"}
+    assert leakage.failures == ()
 
 
 # --- what cannot be compared -------------------------------------------------------------------------
@@ -356,10 +391,12 @@ def test_no_leakage_is_exit_code_0_and_subjects_may_be_unknown(table):
 
 def test_an_image_that_cannot_be_read_is_exit_code_1(table, tmp_path):
     table.write_text("path,split\n0.png,a\n1.png,a\n2.png,b\nlost.png,b\n")
-    code, lines, stderr = run(table)
+    code, lines, stderr = run(table, "--json", tmp_path / "leakage.json")
     assert code == 1
     assert stderr == f"ar2unet: lost.png: no such file as {tmp_path / 'lost.png'}\n"
     assert lines[-1] == "no leakage found"
+    reasons = json.loads((tmp_path / "leakage.json").read_text())["failures"]
+    assert reasons == [f"lost.png: no such file as {tmp_path / 'lost.png'}"]
 
 
 def test_a_bound_of_ones_own_counts(table):

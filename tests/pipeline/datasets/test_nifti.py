@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.lgg import prepare_lgg
-from pipeline.datasets.nifti import Choices, check_nifti, prepare_nifti
+from pipeline.datasets.nifti import Choices, _assign, check_nifti, prepare_nifti
 from pipeline.errors import DatasetError
 from pipeline.formats.nifti import read_mask, read_scan
 from pipeline.formats.resampling import resample_onto
@@ -162,6 +163,34 @@ def test_an_unknown_spacing_stays_unknown(tree, tmp_path, save, made):
     np.testing.assert_array_equal(scan.image, read_scan(flair_path(tree, "sub-4")).image)
 
 
+def test_without_a_spacing_a_sequence_on_another_grid_is_an_error(tree, save, made):
+    shape, unknown = (40, 44, 10), {"orientation": "LPS", "spacing": (1.0, 1.0, 1.0), "unit": "unknown"}
+    volumes = made(shape, 9)
+    save(flair_path(tree, "sub-4"), volumes["FLAIR"], **unknown)
+    save(mask_path(tree, "sub-4"), volumes["mask"], **unknown)
+    t1 = flair_path(tree, "sub-4").with_name("sub-4_T1w.nii.gz")
+    save(t1, volumes["T1w"], **unknown)
+    assert "sub-4" in check_nifti(tree).entries
+    save(t1, made((40, 44, 12), 9)["T1w"], "LPS", (1.0, 1.0, 1.0))
+    checked = check_nifti(tree)
+    assert "sub-4" not in checked.entries
+    (text,) = texts_of(checked, errors=True)
+    assert re.search(r"sub-4_T1w.nii.gz: expected the voxel grid of .*, got shape \(40, 44, 12\)", text)
+
+
+def test_the_slices_are_counted_along_the_axis_closest_to_feet_to_head(tree, tmp_path, save, made):
+    volumes = made((40, 9, 44), 9)
+    thick = np.diag([-1.0, 6.0, 1.1, 1.0])
+    thick[:3, :3] = [[-1, 0, 0], [0, 5.7, -0.35], [0, 1.9, 1.04]]  # coronal, tilted: 6 mm slices that lead upwards, too
+    for path, name in ((flair_path(tree, "sub-4"), "FLAIR"), (mask_path(tree, "sub-4"), "mask")):
+        save(path, volumes[name])
+        image = nib.Nifti1Image(volumes[name], thick)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, path)
+    prepare_nifti(tree, tmp_path / "out", folds=2)
+    assert entries_of(tmp_path / "out")["sub-4"]["slices"] == 44
+
+
 def test_all_scans_of_a_patient_are_in_one_fold(tree, tmp_path, save, made):
     for number in range(4):
         volumes, name = made((42, 52, 9), 20 + number), f"sub-9_ses-{number}"
@@ -179,6 +208,30 @@ def test_all_scans_of_a_patient_are_in_one_fold(tree, tmp_path, save, made):
     assert rows[4].split("\t")[2] == "36"
 
 
+def test_lesions_large_and_small_are_spread_over_the_folds_by_the_seed():
+    found = set()
+    for seed in range(12):
+        entries = [
+            {"subject": f"sub-{n}", "patient": f"sub-{n}", "image": [f"{n}"], "lesion_voxels": voxels}
+            for n, voxels in enumerate((9000, 10, 8000, 20))
+        ]
+        _assign(entries, folds=2, seed=seed)
+        assert entries[0]["fold"] != entries[2]["fold"]
+        found.add(tuple(entry["fold"] for entry in entries))
+    assert len(found) > 1
+
+
+def test_what_the_source_says_of_itself_is_passed_on(tree, tmp_path):
+    said = {"Name": "heads", "License": "CC BY 4.0", "Authors": ["A. One", "B. Two"], "HowToAcknowledge": "cite\n us"}
+    (tree / "dataset_description.json").write_text(json.dumps(said))
+    prepare_nifti(tree, tmp_path / "out", folds=2, seed=7)
+    datalist = json.loads((tmp_path / "out" / "datalist.json").read_text())
+    assert (datalist["licence"], datalist["reference"], datalist["seed"]) == ("CC BY 4.0", "cite us", 7)
+    assert datalist["name"].startswith("heads: ")
+    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert (description["License"], description["Authors"]) == (said["License"], said["Authors"])
+
+
 def test_a_second_run_writes_nothing_and_a_changed_file_is_done_again(tree, tmp_path, save, made):
     out = tmp_path / "out"
     prepare_nifti(tree, out, folds=2)
@@ -194,6 +247,17 @@ def test_a_second_run_writes_nothing_and_a_changed_file_is_done_again(tree, tmp_
     # An empty mask is told of again, though nothing is read again.
     assert prepare_nifti(tree, out, folds=2, on_checked=seen.append).written == 0
     assert texts_of(seen[1]) == ["sub-1: no lesion in the mask"]
+
+
+@pytest.mark.parametrize("name", ["FLAIR.nii.gz", "T1w.json", "ce-gadolinium_T1w.nii.gz", "label-lesion_mask.nii.gz"])
+def test_a_scan_of_which_a_file_is_lost_is_done_again(tree, tmp_path, name):
+    out = tmp_path / "out"
+    prepare_nifti(tree, out, folds=2)
+    (lost,) = out.rglob(f"sub-2_{name}")
+    content = lost.read_bytes()
+    lost.unlink()
+    assert prepare_nifti(tree, out, folds=2).written == 1
+    assert lost.read_bytes() == content
 
 
 def test_a_run_that_was_killed_half_way_is_taken_up(tree, tmp_path, monkeypatch):
@@ -344,6 +408,19 @@ def test_fractions_are_no_labels_whichever_is_the_lesion(tree, save):
     save(mask_path(tree), np.linspace(0, 4, 19656, dtype=np.float32).reshape(42, 52, 9))
     (text,) = texts_of(check_nifti(tree, choices=Choices(lesion_labels=("2",))), errors=True)
     assert "mask.nii.gz: expected whole numbers, got 0, 0.000203511, " in text
+
+
+def test_a_mask_that_is_scaled_means_what_its_header_says(tree, tmp_path):
+    truth = read_mask(mask_path(tree)).mask
+    image = nib.load(mask_path(tree))
+    stored = nib.Nifti1Image((3 - 2 * truth).astype(np.uint8), image.affine, image.header)
+    nib.save(stored, mask_path(tree))
+    content = bytearray(gzip.decompress(mask_path(tree).read_bytes()))
+    content[112:120] = np.array([-0.5, 1.5], "<f4").tobytes()  # scl_slope, scl_inter: 3 is 0, and 1 is 1
+    mask_path(tree).write_bytes(gzip.compress(content))
+    prepare_nifti(tree, tmp_path / "out", folds=2)
+    found = read_mask(tmp_path / "out" / entries_of(tmp_path / "out")["sub-1"]["label"]).mask
+    np.testing.assert_array_equal(found, truth)
 
 
 def test_masks_are_taken_from_the_folder_that_is_named(tree, tmp_path, save):

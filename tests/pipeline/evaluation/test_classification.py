@@ -76,6 +76,14 @@ def test_the_interval_of_a_mean_is_that_of_its_normal_approximation():
     assert bootstrap_interval(np.mean, values, level=0.5)[0] > low
 
 
+def test_an_interval_has_half_of_what_its_level_leaves_on_either_side():
+    values = np.random.default_rng(2).normal(5, 2, 400)
+    error = values.std() / 20
+    for level, width in ((0.5, 0.674), (0.8, 1.282)):
+        ends = bootstrap_interval(np.mean, values, level=level)
+        assert ends == pytest.approx((values.mean() - width * error, values.mean() + width * error), abs=0.015)
+
+
 def test_columns_are_drawn_together():
     truth = np.arange(30) % 2
     assert bootstrap_interval(roc_auc, truth, truth + 0.0) == (1.0, 1.0)
@@ -85,6 +93,19 @@ def test_draws_without_one_of_the_classes_are_left_out_and_too_few_subjects_have
     assert bootstrap_interval(roc_auc, [0, 0, 0, 0, 0, 1], [1, 2, 3, 4, 5, 6]) == (1.0, 1.0)
     assert bootstrap_interval(roc_auc, [0, 1], [1, 2]) is None
     assert bootstrap_interval(roc_auc, [0] * 9, [1] * 9) is None
+
+
+def test_where_most_draws_are_undefined_there_is_no_interval():
+    labels, table = [0] * 8 + [1, 2], np.eye(3)[[0] * 8 + [1, 2]]
+    assert bootstrap_interval(roc_auc, np.equal(labels, 1), table[:, 1]) == (1.0, 1.0)  # a third of the draws
+    assert bootstrap_interval(macro_auc, labels, table) is None  # more than half of them
+
+
+def test_the_summary_draws_as_often_as_it_is_told(probabilities):
+    few = summarize_stages(LABELS, probabilities, resamples=50)["macro_auc"]["interval_95"]
+    assert few == list(bootstrap_interval(macro_auc, LABELS, probabilities, resamples=50))
+    assert few != list(bootstrap_interval(macro_auc, LABELS, probabilities))
+    assert "interval_95" not in summarize_stages(LABELS, probabilities, resamples=0)["macro_auc"]
 
 
 def test_the_summary_holds_each_figure_with_its_interval(probabilities):

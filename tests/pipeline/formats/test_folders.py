@@ -30,6 +30,20 @@ def test_a_folder_that_cannot_be_is_refused_with_what_to_do(tmp_path, name, func
         function(tmp_path / name)
 
 
+def test_a_file_in_the_way_is_named_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").touch(mode=0o777)
+    with pytest.raises(AR2UNetError, match=r"file is a file; name another"):
+        check_folder(tmp_path / "file" / "a")
+
+
+def test_a_check_asks_whether_files_can_be_made(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "access", lambda place, mode: asked.append((place, mode)))  # root may do everything
+    with pytest.raises(AR2UNetError, match="may not be written to"):
+        check_folder(tmp_path / "a" / "b")
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_to_is_refused(tmp_path):
     (tmp_path / "closed").mkdir(mode=0o555)

@@ -184,6 +184,14 @@ def test_a_slice_of_wide_extent_does_not_hide_a_longer_diameter_on_another():
     assert (found.slice, found.longest_mm) == (2, 35)
 
 
+def test_the_half_pixels_beyond_the_outermost_voxels_count_in_the_choice_of_the_slice():
+    lesion = np.zeros((20, 21, 2), bool)
+    lesion[:2, :9, 0] = lesion[:9, :2, 0] = True  # wide, though its longest line is 9.2: more than from voxel to voxel
+    lesion[15, :10, 1] = True
+    found = find_diameters(lesion, frame_of(lesion.shape, np.diag([1.0, 1.0, 3.0, 1.0])))
+    assert (found.slice, found.longest_mm) == (2, 10)
+
+
 @pytest.mark.parametrize("notches", [(4, 9), (9, 4)])
 def test_a_line_between_two_notches_that_end_at_it_is_not_parted(notches):
     lesion = np.ones((12, 15), bool)

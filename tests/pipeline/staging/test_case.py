@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import html
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import pipeline
 from pipeline.errors import AR2UNetError, ScanError
@@ -15,6 +17,7 @@ from pipeline.staging.case import stage_case
 from pipeline.staging.content import describe_staging
 from pipeline.staging.saliency import AGAINST, FOR, draw_saliency
 from pipeline.staging.stager import Stager
+from pipeline.staging.stages import STAGES, verdict
 
 SCHEMA = json.loads((Path(pipeline.__file__).parent / "schemas" / "stage.schema.json").read_text())
 
@@ -93,6 +96,73 @@ def test_a_line_says_stage_rating_probabilities_and_that_it_is_no_diagnosis(stag
         assert f"{share:.2f}" in line
     odd = stage_case(stager, save_slice(np.ascontiguousarray(brain[9, ::-1]), "odd.png"), None)
     assert "not sure (the input is unlike the training slices)" in describe_staging(odd.staging)
+
+
+def test_a_sure_answer_says_dementia_or_none_and_an_unsure_one_that_it_is():
+    none, mild, _ = STAGES
+    assert verdict(none, sure=True) == "no dementia (CDR 0)"
+    assert verdict(mild, sure=True) == "dementia; likeliest very mild (CDR 0.5)"
+    assert verdict(mild, sure=False) == "not sure; likeliest very mild (CDR 0.5)"
+
+
+def test_positions_are_counted_from_one_and_notes_are_passed_on(stager, brain, save_slice, tmp_path):
+    result = stage_case(stager, save_slice(brain[9]), tmp_path / "out")
+    content, page = result.content, result.paths.page.read_text()
+    assert content["position"] == result.staging.positions[0] + 1
+    assert f"resembles number {content['position']} of" in content["notes"][0]
+    assert content["notes"] == list(result.staging.notes)
+    assert all(f"<li>{html.escape(note)}</li>" in page for note in content["notes"])
+
+
+def test_the_page_of_a_volume_has_each_class_with_the_spread_of_the_slices(stager, brain, save_volume, tmp_path):
+    result = stage_case(stager, save_volume(brain), tmp_path / "out")
+    page = result.paths.page.read_text()
+    for stage in STAGES:
+        low, high = result.content["spread"][stage.name]
+        chance = result.content["probabilities"][stage.name]
+        cells = (stage.words, stage.cdr, f"{chance:.2f}", f"{low:.2f} to {high:.2f}")
+        assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>" in page
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What is written into pictures: text and the column it begins, centres or ends at."""
+    texts, text = [], ImageDraw.ImageDraw.text
+
+    def record(draw, place, words, *arguments, **keywords):
+        texts.append((words, place[0]))
+        return text(draw, place, words, *arguments, **keywords)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    return texts
+
+
+@pytest.mark.parametrize("sides_known", [True, False])
+def test_the_patients_left_is_on_the_left_of_each_panel_of_a_volume(
+    stager, brain, save_volume, written, tmp_path, sides_known
+):
+    staging = stage_case(stager, save_volume(brain), None).staging
+    picture = painted(staging, sides_known)
+    mark = "" if sides_known else "?"
+    left, right = ([x for words, x in written if words == letter + mark] for letter in "LR")
+    assert len(left) == len(right) == 8
+    assert all(a < b for a, b in zip(left, right, strict=True))
+    numbers = [int(words.split()[1]) for words, _ in written if words.startswith("slice ")]
+    assert numbers == [3, 7, 11, 15, 19, 23, 27, 31]
+    assert any("Not a diagnosis" in words for words, _ in written)
+    bar = picture[picture.shape[0] - 90 + 7, 14:314].astype(float)  # from against to for
+    assert np.abs(bar[0] - AGAINST).max() < np.abs(bar[0] - FOR).max()
+    assert np.abs(bar[-1] - FOR).max() < np.abs(bar[-1] - AGAINST).max()
+
+
+def test_the_legend_is_in_log_odds_per_square_or_cubic_centimetre(stager, brain, save_slice, save_volume, written):
+    for file, number, unit in ((save_slice(brain[9]), "+0.25", "square cm"), (save_volume(brain), "+2.50", "cubic cm")):
+        staging = stage_case(stager, file, None).staging
+        written.clear()
+        painted(replace(staging, contributions=np.full_like(staging.contributions, 0.0025)))
+        words = [text for text, _ in written]
+        assert number in words
+        assert f"0 log odds per {unit}" in words
 
 
 def painted(staging, sides_known=False):

@@ -37,6 +37,12 @@ def test_color_is_measured(save_slice, brain):
     assert picture.color == pytest.approx((brain[7] - brain[7] // 2.0).mean(), rel=0.01)
 
 
+def test_color_becomes_grey_as_bright_as_it_looks(save_slice, brain):
+    red, green, blue = brain[7], brain[7] // 2, brain[7] // 3
+    picture = read_picture(save_slice(np.stack([red, green, blue], axis=-1)))
+    np.testing.assert_allclose(picture.pixels, 0.299 * red + 0.587 * green + 0.114 * blue, atol=1e-3)
+
+
 def test_a_palette_gives_what_it_shows(tmp_path, brain):
     indexed = Image.fromarray((brain[7] > 100).astype(np.uint8), "P")
     indexed.putpalette([10, 10, 10, 200, 200, 200])

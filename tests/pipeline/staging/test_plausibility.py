@@ -84,6 +84,17 @@ def test_unsuitable_slices_and_volumes_are_warned_of_with_the_reason(model, unse
     assert warning.endswith("Do not use the stage.")
 
 
+@pytest.mark.parametrize("height", [4, 20, None])
+def test_more_than_usual_is_warned_of_as_well_as_less(model, unseen, height):
+    hazy = np.where(unseen == 0, 14, unseen)  # too dark to be tissue
+    grainy = unseen + (unseen > 0) * np.random.default_rng(1).normal(0, 40, unseen.shape).astype(np.float32)
+    for changed, reason in ((hazy, "brightness around the brain: 0.0"), (grainy, "difference between neighbouring")):
+        slices = changed if height is None else changed[height : height + 1]
+        found = [sentence for sentence in model.find_unusual(slices) if sentence.startswith(reason)]
+        assert len(found) == 1
+        assert ", usual up to " in found[0]
+
+
 def test_slices_in_reverse_order_are_warned_of(model, unseen):
     assert "reverse order" in model.check(unseen[::-1])[0]
 

@@ -41,6 +41,42 @@ def test_one_slice_as_nifti_is_turned_by_its_affine(tmp_path, shape, brain):
     assert np.array_equal(read.slices[0], brain[3])
 
 
+def flat_nifti(path, pixels, size=1.0, *, unit="mm", code=1):
+    """A slice as NIfTI, axes to R and A, its spacing and orientation stated or not."""
+    affine = np.diag([size, size, 4.0, 1.0])
+    image = nib.Nifti1Image(np.ascontiguousarray(pixels[::-1].T)[..., None], affine)
+    image.header.set_xyzt_units(unit)
+    image.set_sform(affine, code=code)
+    image.set_qform(affine, code=code)
+    nib.save(image, path)
+    return path
+
+
+def test_the_sides_of_one_slice_are_known_only_where_its_file_states_spacing_and_orientation(tmp_path, brain):
+    assert read_slices(flat_nifti(tmp_path / "a.nii", brain[3])).sides_known
+    assert not read_slices(flat_nifti(tmp_path / "b.nii", brain[3], unit="unknown")).sides_known
+    assert not read_slices(flat_nifti(tmp_path / "c.nii", brain[3], code=0)).sides_known
+
+
+def test_pixels_of_another_size_are_refused_where_the_file_of_one_slice_states_it(tmp_path, brain):
+    with pytest.raises(ScanError, match=r"got voxels of 2 x 2 mm$"):
+        read_slices(flat_nifti(tmp_path / "a.nii", brain[3], 2.0))
+    assert np.array_equal(
+        read_slices(flat_nifti(tmp_path / "b.nii", brain[3], 2.0, unit="unknown")).slices[0], brain[3]
+    )
+
+
+def test_the_sides_of_a_volume_without_a_stated_orientation_are_not_known(save_volume, brain):
+    path = save_volume(brain, "LAS", unit="mm")
+    image = nib.load(path)
+    for code in (1, 0):
+        image.set_sform(image.affine, code=code)
+        image.set_qform(image.affine, code=code)
+        nib.save(image, path.with_name(f"{code}.nii"))
+    assert read_slices(path.with_name("1.nii")).sides_known
+    assert not read_slices(path.with_name("0.nii")).sides_known
+
+
 def dicom(path, pixels, spacing=(1, 1), directions=(1, 0, 0, 0, 1, 0)):
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, generate_uid()

@@ -135,6 +135,11 @@ def test_an_implausible_slice_is_warned_of(stager, brain):
     assert "upside down" in staging.warnings[0]
 
 
+def test_a_colored_picture_is_warned_of(stager, brain):
+    assert stager.stage(given(brain[5:6])).warnings == ()
+    assert "color: red" in stager.stage(replace(given(brain[5:6]), color=12.0)).warnings[0]
+
+
 def test_a_bundle_without_plausibility_says_so(bundle, brain, tmp_path):
     shutil.copytree(bundle, tmp_path / "b")
     (tmp_path / "b" / "models" / "plausibility.json").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import sqlite3
 
 import nibabel as nib
 import numpy as np
@@ -99,6 +100,18 @@ def test_a_mask_that_does_not_fit_is_refused_and_nothing_is_kept(correct, correc
     assert client.get(f"/api/jobs/{finished['id']}").json()["corrections"] == []
     assert not client.service.folders.of(finished["id"]).corrections.exists()
     assert [path.name for path in client.service.folders.of(finished["id"]).path.iterdir() if path.is_file()] == []
+
+
+def test_a_correction_that_cannot_be_entered_leaves_no_file(correct, corrected, client, finished, monkeypatch):
+    def full(*arguments: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(client.service.index, "add_correction", full)
+    answer = correct(corrected)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
+    assert list(client.service.folders.of(finished["id"]).corrections.iterdir()) == []
+    monkeypatch.undo()
+    assert correct(corrected).json()["number"] == 1
 
 
 def test_a_mask_is_never_unpacked_beyond_its_grid(client, finished, model_mask):

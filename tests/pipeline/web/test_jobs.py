@@ -209,6 +209,31 @@ def test_a_worker_that_dies_while_nothing_is_to_be_done_is_started_again(client,
     assert client.worker.starts == 2
 
 
+def test_a_worker_that_is_gone_when_it_gets_a_job_is_started_again_for_it(client, scan, monkeypatch):
+    send, gone = client.worker.send, [1]
+
+    def send_to_nobody_first(message):
+        if gone:
+            gone.pop()
+            raise WorkerDiedError("the worker process ended by signal 9")
+        send(message)
+
+    monkeypatch.setattr(client.worker, "send", send_to_nobody_first)
+    assert client.wait(client.submit(scan))["state"] == "finished"
+    assert client.worker.starts == 2
+
+
+def test_what_is_said_of_another_job_ends_no_job(client, scan):
+    client.worker.go.clear()
+    job = client.submit(scan)
+    client.wait(job, "running")
+    client.worker._messages.put({"type": "failed", "id": "f" * 32, "code": "bad_scan", "message": "of an earlier one"})
+    time.sleep(0.3)
+    assert client.get(f"/api/jobs/{job}").json()["state"] == "running"
+    client.worker.go.set()
+    assert client.wait(job)["state"] == "finished"
+
+
 def test_a_worker_that_cannot_be_started_again_is_said_to_fail(client, scan, monkeypatch):
     def refuse() -> None:
         raise WorkerDiedError("no more processes")

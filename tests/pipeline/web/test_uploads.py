@@ -98,6 +98,16 @@ def test_the_limit_is_for_all_files_of_a_job_together(serve, scan):
     assert client.upload(job, scan, "t1").status_code == 413
 
 
+def test_no_file_is_taken_beyond_what_all_jobs_may_store(client, scan):
+    job, size = client.begin(), scan.stat().st_size
+    object.__setattr__(client.service.settings, "max_storage_bytes", size - 1)
+    answer = client.upload(job, scan)
+    assert answer.status_code == 413
+    assert f"expected at most {size - 1:,} bytes" in answer.json()["error"]["message"]
+    object.__setattr__(client.service.settings, "max_storage_bytes", size)
+    assert client.upload(job, scan).status_code == 201
+
+
 def test_a_role_is_taken_once_and_kinds_of_scan_are_not_mixed(client, scan, write_series):
     slices = sorted(write_series().iterdir())
     job = client.begin()
