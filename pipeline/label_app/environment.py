@@ -8,12 +8,22 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from pipeline.engines.artefact import hash_file
 from pipeline.errors import AR2UNetError
 
-__all__ = ["check_environment", "default_environment", "install_environment", "interpreter", "locked_torch"]
+__all__ = [
+    "check_environment",
+    "default_environment",
+    "install_environment",
+    "interpreter",
+    "locked_torch",
+    "package_checksum",
+]
 
 HERE = Path(__file__).resolve().parent
 LOCK, CUDA_LOCK = HERE / "requirements.lock", HERE / "requirements-cuda.lock"
@@ -93,6 +103,20 @@ def locked_torch(lock: str) -> tuple[str, frozenset[str]]:
     return found["version"], frozenset(re.findall(r"sha256:([0-9a-f]{64})", found["hashes"]))
 
 
+def package_checksum(download: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a package that pip installed, from ``download_info`` of its report.
+
+    Of a file in a local folder the report has none, so the file itself is asked.
+    """
+    stated = download.get("archive_info", {}).get("hashes", {}).get("sha256")
+    if stated is not None:
+        return str(stated)
+    url = urlsplit(download["url"])
+    if url.scheme != "file":
+        raise AR2UNetError(f"{download['url']}: expected a package with a checksum, got none")
+    return hash_file(Path(unquote(url.path)))
+
+
 def _install_torch(environment: Path) -> None:
     """Install torch alone: told its checksums, pip would pass over the builds of a local folder."""
     version, hashes = locked_torch(LOCK.read_text())
@@ -100,7 +124,7 @@ def _install_torch(environment: Path) -> None:
         report = Path(folder) / "report.json"
         _pip(environment, "--no-deps", "--report", str(report), f"torch=={version}")
         for package in json.loads(report.read_text())["install"]:
-            got = package["download_info"]["archive_info"]["hashes"]["sha256"]
+            got = package_checksum(package["download_info"])
             if got not in hashes:
                 _run([str(interpreter(environment)), "-m", "pip", "uninstall", "--quiet", "--yes", "torch"])
                 raise AR2UNetError(f"torch {version} must have one of the checksums in {LOCK.name}, got {got}")

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.label_app.environment import default_environment, interpreter
+from pipeline.errors import AR2UNetError
+from pipeline.label_app.environment import check_environment, default_environment, interpreter
 
 STAGING = Path(__file__).parents[2] / "bundles" / "dementia_stage_classification"
-LABEL_PYTHON = interpreter(Path(os.environ.get("AR2UNET_LABEL_ENV") or default_environment()))
+LABEL_ENVIRONMENT = Path(os.environ.get("AR2UNET_LABEL_ENV") or default_environment())
 
 # Notes whatever asks for an address or connects to one.
 AUDIT = """
@@ -89,9 +90,11 @@ def python():
     """A Python that has MLflow."""
     if importlib.util.find_spec("mlflow") is not None:
         return sys.executable
-    if not LABEL_PYTHON.is_file():
-        pytest.skip(f"MLflow is neither here nor in {LABEL_PYTHON.parents[1]} (ar2unet label --install)")
-    return str(LABEL_PYTHON)
+    try:
+        check_environment(LABEL_ENVIRONMENT)
+    except AR2UNetError as error:
+        pytest.skip(f"MLflow is not here, and {error}")
+    return str(interpreter(LABEL_ENVIRONMENT))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.errors import AR2UNetError
 from pipeline.label_app import environment
-from pipeline.label_app.environment import check_environment, locked_torch
+from pipeline.label_app.environment import check_environment, locked_torch, package_checksum
 
 PIN = re.compile(r"^([A-Za-z0-9][\w.\-]*)==(\S+) \\$")
 
@@ -47,6 +48,18 @@ def test_the_checksums_of_torch_are_read() -> None:
     assert len(hashes) > 1
     with pytest.raises(AR2UNetError, match="must begin with torch"):
         locked_torch("numpy==1.26.4 \\\n")
+
+
+def test_a_package_from_a_local_folder_is_held_against_the_checksums_as_well(tmp_path: Path) -> None:
+    wheel = tmp_path / "a folder" / "torch.whl"
+    wheel.parent.mkdir()
+    wheel.write_bytes(b"built here")
+    checksum = hashlib.sha256(b"built here").hexdigest()
+    assert package_checksum({"url": wheel.as_uri(), "archive_info": {}}) == checksum
+    stated = {"url": "https://example.org/torch.whl", "archive_info": {"hashes": {"sha256": "0a1b"}}}
+    assert package_checksum(stated) == "0a1b"
+    with pytest.raises(AR2UNetError, match=r"torch\.whl: expected a package with a checksum, got none"):
+        package_checksum({"url": "https://example.org/torch.whl", "archive_info": {}})
 
 
 def test_a_missing_environment_is_refused_with_the_command_that_makes_it(tmp_path: Path) -> None:
