@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +11,9 @@ from networks.ar2unet import AR2UNet
 from pipeline.engines.artefact import hash_file
 from pipeline.errors import AR2UNetError
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
+from pipeline.weights import load_weights
+
+FOLDS = Path(__file__).parents[2] / "bench" / "folds"
 
 
 @pytest.fixture
@@ -35,3 +40,10 @@ def test_a_fast_engine_runs_the_weights_that_were_given(script, weights, tmp_pat
 def test_weights_that_are_not_there_are_refused(script, tmp_path):
     with pytest.raises(AR2UNetError, match=r"gone\.pt must be the weights of a training, got no file"):
         script.bundle_with(tmp_path / "gone.pt", SEGMENTATION_BUNDLE, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_the_weights_of_the_folds_fit_the_bundles_network_and_are_not_the_shipped_ones(fold):
+    network = load_weights(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)), FOLDS / f"fold_{fold}.pt")
+    shipped = torch.load(SEGMENTATION_BUNDLE / "models" / "model.pt", weights_only=True)
+    assert any(not torch.equal(value, shipped[name]) for name, value in network.state_dict().items())
