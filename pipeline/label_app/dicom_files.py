@@ -29,7 +29,7 @@ __all__ = ["main", "place_frames", "read_label", "read_series", "write_label", "
 
 GRID_TOLERANCE = 0.25  # mm: how far a frame's corner may lie from the scan's, as for the headers of its slices
 GZIP_LEVEL = 1  # intensities hardly get smaller with more
-RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SCANNER_COORDINATES = 1
 
 
@@ -172,7 +172,7 @@ def place_frames(dataset: Any, frames: NDArray[np.generic], scan: Scan) -> NDArr
     mask = np.zeros(scan.spatial_shape, np.uint8)
     wanted = label_segments(dataset)
     corners = np.array([(0, 0), (columns - 1, 0), (0, rows - 1)], float)
-    lps = RAS_FROM_LPS @ scan.affine
+    lps = LPS_FROM_RAS @ scan.affine
     for number, frame in enumerate(frames, start=1):
         if find_value(dataset, "ReferencedSegmentNumber", number, "SegmentIdentificationSequence") not in wanted:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,9 +17,9 @@ BENCH = Path(__file__).parents[2] / "bench"
 SEQUENCES = {"t1": (110, 90), "flair": (90, 220), "t1c": (120, 150)}  # brightness of the brain and of the lesion
 
 
-@pytest.fixture(scope="session")
-def load_script() -> Callable[[str], ModuleType]:
-    """Import a script by its name; ``bench/`` is no package."""
+@pytest.fixture(scope="module")
+def load_script() -> Iterator[Callable[[str], ModuleType]]:
+    """Import a script by its name; ``bench/`` is no package, but its scripts may import those beside them."""
 
     def load(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
@@ -30,7 +30,9 @@ def load_script() -> Callable[[str], ModuleType]:
         spec.loader.exec_module(module)
         return module
 
-    return load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCH)  # as Python does for a script
+        yield load
 
 
 @pytest.fixture(scope="session")

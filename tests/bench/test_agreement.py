@@ -11,13 +11,11 @@ import yaml
 
 from pipeline.formats.scan import Scan
 
-BENCH = Path(__file__).parents[2] / "bench"
 SHAPE = (8, 9, 5)
 
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("agreement")
 
 

@@ -10,12 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("cold_start")
 
 

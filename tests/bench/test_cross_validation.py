@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +10,12 @@ import pytest
 from pipeline.engines.artefact import hash_file
 from pipeline.evaluation.metrics import count_confusion
 
-BENCH = Path(__file__).parents[2] / "bench"
 SHAPE = (24, 26, 8)
 
 
 @pytest.fixture(scope="module")
 def script(load_script):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCH)  # as Python does for a script
-        yield load_script("cross_validation")
+    return load_script("cross_validation")
 
 
 @pytest.fixture(scope="module")

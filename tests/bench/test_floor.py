@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("floor")
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-BENCH = Path(__file__).parents[2] / "bench"
 SHAPE = (3, 16, 24, 5)  # of a volume (C, H, W, K)
 
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("forward")
 
 

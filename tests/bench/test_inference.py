@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.engines.artefact import hash_file, read_artefact, write_manifest
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("inference")
 
 
@@ -74,9 +70,7 @@ def test_bad_options_end_in_one_line_and_exit_code_2(script, capsys, options, re
 @pytest.fixture(scope="module")
 def tiny_bundle(load_script, tmp_path_factory):
     """An exported bundle whose network is tiny."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(BENCH)
-        return load_script("agreement").write_variant(tmp_path_factory.mktemp("tiny") / "bundle", channels=(2, 4))
+    return load_script("agreement").write_variant(tmp_path_factory.mktemp("tiny") / "bundle", channels=(2, 4))
 
 
 @pytest.fixture

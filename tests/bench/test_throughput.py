@@ -13,12 +13,9 @@ from pipeline.case import Case
 from pipeline.errors import ScanError
 from pipeline.predictor import Prediction
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("throughput")
 
 

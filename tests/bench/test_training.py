@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
 SMALL = ["channels=[4,8,16]", "recurrences=1", "batch_size=1", "slices_per_patient=2", "slice_size=[16,32]"]
 SMALL = [*SMALL, "num_workers=0", "warmup_iterations=1"]
 
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("training")
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from ignite.engine import Engine, Events
 
-BENCH = Path(__file__).parents[2] / "bench"
 SMALL = {"channels": [4, 8], "recurrences": 1, "batch_size": 2, "slices_per_patient": 2, "slice_size": [16, 32]}
 SMALL = {**SMALL, "num_workers": 0, "warmup_iterations": 1}
 
 
 @pytest.fixture
-def script(load_script, monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)  # as Python does for a script
+def script(load_script):
     return load_script("training_runs")
 
 
