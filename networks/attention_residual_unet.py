@@ -77,7 +77,7 @@ class AttentionResidualUNet(GatedUNet):
         channels: Features per level, top first. The default is that of ``AR2UNet``, for a fair comparison.
         separable: Whether the blocks' 3x3 convolutions are depthwise separable: a quarter of the parameters
             in 2D and an eighth in 3D. Off by default; it is for where memory or time is short.
-        dropout: Probability of dropping a whole feature map of the bottleneck while training, as in
+        patch_size: Edge length of the patches of voxels that become one position of the top level, as in
             ``AR2UNet``.
 
     Raises:
@@ -91,9 +91,9 @@ class AttentionResidualUNet(GatedUNet):
         out_channels: int,
         channels: Sequence[int] = (64, 128, 256, 512, 1024),
         separable: bool = False,
-        dropout: float = 0.0,
+        patch_size: int = 1,
     ) -> None:
         def block(before: int, after: int) -> ResidualBlock:
             return ResidualBlock(spatial_dims, before, after, separable)
 
-        super().__init__(spatial_dims, in_channels, out_channels, channels, block, dropout=dropout)
+        super().__init__(spatial_dims, in_channels, out_channels, channels, block, patch_size=patch_size)

@@ -12,7 +12,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-__all__ = ["AttentionGate", "ConvNormReLU", "RecurrentResidualBlock", "RecurrentUnit", "convolution", "upsampling"]
+__all__ = [
+    "AttentionGate",
+    "ConvNormReLU",
+    "RecurrentResidualBlock",
+    "RecurrentUnit",
+    "convolution",
+    "patch_layers",
+    "upsampling",
+]
 
 CONVOLUTION: dict[int, type[nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, type[nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
@@ -167,7 +175,38 @@ def upsampling(spatial_dims: int, in_channels: int, out_channels: int, kind: Lit
     if kind == "nearest":
         smooth = ConvNormReLU(spatial_dims, in_channels, out_channels)
         return nn.Sequential(OrderedDict(enlarge=nn.Upsample(scale_factor=2.0, mode="nearest"), smooth=smooth))
-    layer = TRANSPOSED[spatial_dims](in_channels, out_channels, kernel_size=2, stride=2)
+    return _transposed(spatial_dims, in_channels, out_channels, 2)
+
+
+def patch_layers(
+    spatial_dims: int, in_channels: int, out_channels: int, channels: int, patch_size: int
+) -> tuple[nn.Module, nn.Module]:
+    """Make the layers that lead from voxels to patches of them, and from patches back to voxels.
+
+    Neither mixes patches: the first is a convolution whose stride is its kernel, the second its transpose.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Of the image.
+        out_channels: Of the logits.
+        channels: Features of a patch.
+        patch_size: Edge length in voxels. With 1 there are no patches: the stem does nothing, and the head is a
+            1x1 convolution.
+    """
+    if patch_size == 1:
+        return nn.Identity(), convolution(spatial_dims, channels, out_channels, 1)
+    stem = CONVOLUTION[spatial_dims](in_channels, channels, patch_size, stride=patch_size)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_in", nonlinearity="linear")
+    if stem.bias is not None:
+        nn.init.zeros_(stem.bias)
+    return stem, _transposed(spatial_dims, channels, out_channels, patch_size)
+
+
+def _transposed(
+    spatial_dims: int, in_channels: int, out_channels: int, size: int
+) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
+    """Make a transposed convolution whose kernel equals its stride."""
+    layer = TRANSPOSED[spatial_dims](in_channels, out_channels, kernel_size=size, stride=size)
     # Each output voxel sees one kernel position, so its fan-in is in_channels; torch would count otherwise.
     nn.init.normal_(layer.weight, std=in_channels**-0.5)
     if layer.bias is not None:

@@ -55,7 +55,7 @@ class RandSlicesd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """Return one dictionary a drawn slice; its keys hold ``(C, H, W)``, with C times 2 context + 1 in images."""
-        slices_with_lesion = np.asarray((data[self.label_key] > 0).any(dim=0).flatten(0, 1).any(dim=0))
+        slices_with_lesion = np.asarray(data[self.label_key].movedim(-1, 0).flatten(1).amax(dim=1) > 0)
         with_lesion, without = np.flatnonzero(slices_with_lesion), np.flatnonzero(~slices_with_lesion)
         wanted = int(self.R.binomial(self.num_slices, self.lesion_share))
         if len(with_lesion) == 0 or len(without) == 0:

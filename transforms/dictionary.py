@@ -32,6 +32,7 @@ __all__ = [
     "LabelToSliceFramed",
     "NormalizeHeadIntensityd",
     "ReduceNoised",
+    "SliceMajord",
     "ToSliceFramed",
 ]
 
@@ -232,6 +233,25 @@ class FillSequencesd(MapTransform):
                 raise ValueError(f"{key} must have 1 channel (FLAIR) or 3 (t1, flair, t1c), got {len(volume)}")
             if len(volume) == 1:
                 result[key] = volume.repeat(3, 1, 1, 1)
+        return result
+
+
+class SliceMajord(MapTransform):
+    """Lay volumes out slice by slice in memory; shapes and values stay.
+
+    A slice is then one piece of memory. Drawn from a volume whose neighbouring voxels lie in neighbouring slices, as
+    NIfTI readers leave it, it would cost reading the whole volume.
+
+    Args:
+        keys: Volumes ``(C, I, J, K)``, K slices.
+        allow_missing_keys: Whether a missing key is passed over.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the dictionary with every key laid out anew."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = result[key].movedim(-1, 0).contiguous().movedim(0, -1)
         return result
 
 

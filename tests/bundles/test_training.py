@@ -233,6 +233,17 @@ def test_no_patient_loses_a_sequence_while_the_volumes_are_cached(start_training
             assert not torch.equal(t1c, flair)
 
 
+def test_drawing_leaves_the_cached_volumes_as_they_were_and_in_slices(start_training):
+    dataset = start_training(epochs=1).train_dataset
+    before = [{key: patient[key].clone() for key in ("image", "label")} for patient in dataset._cache]
+    drawn = [dataset[index][0] for index in range(len(dataset))]
+    for patient, volumes in zip(dataset._cache, before, strict=True):
+        for key, volume in volumes.items():
+            assert torch.equal(patient[key], volume)
+            assert patient[key][..., 0].is_contiguous()  # read from the disk, a slice lies all over its volume
+    assert any(item["image"].std() > 0 for item in drawn)
+
+
 def test_every_property_that_monai_looks_for_is_there(start_training, small_training):
     workflow = start_training(epochs=1)
     assert workflow.check_properties() == []

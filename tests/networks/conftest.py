@@ -11,7 +11,7 @@ import torch
 
 # All sizes differ, so a swapped axis cannot pass unseen; three levels halve a size twice.
 SHAPES = {2: (2, 3, 16, 24), 3: (2, 3, 12, 8, 16)}
-OTHER_SHAPES = {2: (5, 3, 20, 8), 3: (1, 3, 4, 8, 20)}
+OTHER_SHAPES = {2: (5, 3, 40, 8), 3: (1, 3, 4, 8, 20)}
 
 Convert = Callable[[torch.nn.Module, torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]
 

@@ -12,12 +12,13 @@ WIRINGS = {
     "deconv": {"spatial_dims": 2},
     "nearest": {"spatial_dims": 2, "upsample": "nearest"},
     "reference": {"spatial_dims": 2, "upsample": "nearest", "gate": "decoder"},
+    "patches": {"spatial_dims": 2, "patch_size": 2},
     "volume": {"spatial_dims": 3},
     "volume_nearest": {"spatial_dims": 3, "upsample": "nearest", "recurrences": 1},
 }
 # No grid is 2 deep: there torch 2.13's Conv3d returns uninitialised memory as its bfloat16 weight gradient on CPU.
 SHAPES = {2: (2, 3, 16, 24), 3: (2, 3, 12, 8, 16)}
-OTHER_SHAPES = {2: (5, 3, 20, 8), 3: (1, 3, 4, 8, 20)}
+OTHER_SHAPES = {2: (5, 3, 40, 8), 3: (1, 3, 4, 8, 20)}
 
 
 @pytest.fixture
@@ -51,6 +52,15 @@ def test_the_parameters_are_as_many_as_published(wiring, count):
     with torch.device("meta"):
         network = AR2UNet(spatial_dims=2, in_channels=3, out_channels=1, **wiring)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def test_patches_cost_a_stem_and_a_wider_head():
+    with torch.device("meta"):
+        plain, patched = (AR2UNet(2, 3, 2, channels=(32, 64, 128, 256), patch_size=size) for size in (1, 2))
+    count = [sum(parameter.numel() for parameter in network.parameters()) for network in (plain, patched)]
+    stem, head, narrower_projection = 3 * 4 * 32 + 32, 32 * 2 * 4 - 32 * 2, 32 * 32 - 3 * 32
+    assert count[1] - count[0] == stem + head + narrower_projection
+    assert count[1] == 2_240_987
 
 
 def test_recurrences_cost_no_parameters():
@@ -333,9 +343,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
         ({"upsample": "bilinear"}, "upsample must be 'deconv' or 'nearest', got 'bilinear'"),
         ({"gate": "both"}, "gate must be 'skip' or 'decoder', got 'both'"),
         ({"gate": "decoder"}, "upsample must be 'nearest' with gate='decoder' (the reference's wiring), got 'deconv'"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
-        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
-        ({"dropout": float("nan")}, "dropout must be at least 0 and below 1, got nan"),
+        ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
     ],
 )
 def test_an_argument_out_of_range_is_named_with_what_was_expected(changes, message):
@@ -348,6 +356,7 @@ def test_an_argument_out_of_range_is_named_with_what_was_expected(changes, messa
     [
         ("deconv", (2, 3, 16, 22), "image must have spatial sizes divisible by 4, got shape [2, 3, 16, 22]"),
         ("nearest", (2, 3, 18, 24), "image must have spatial sizes divisible by 4, got shape [2, 3, 18, 24]"),
+        ("patches", (2, 3, 16, 20), "image must have spatial sizes divisible by 8, got shape [2, 3, 16, 20]"),
         ("volume", (2, 3, 8, 13, 16), "image must have spatial sizes divisible by 4, got shape [2, 3, 8, 13, 16]"),
         ("deconv", (2, 1, 16, 24), "image must have in_channels = 3 channels, got shape [2, 1, 16, 24]"),
         ("deconv", (3, 16, 24), "image must be (B, C, H, W), got shape [3, 16, 24]"),
@@ -371,7 +380,7 @@ def test_a_scripted_network_gives_the_same_logits_after_saving(assert_same_logit
     assert_same_logits(wiring, script)
 
 
-@pytest.mark.parametrize("wiring", ["deconv", "volume"])
+@pytest.mark.parametrize("wiring", ["deconv", "patches", "volume"])
 def test_a_traced_network_gives_the_same_logits_on_other_sizes(assert_same_logits, wiring):
     assert_same_logits(wiring, torch.jit.trace)
 
@@ -386,6 +395,7 @@ def test_a_compiled_network_gives_the_same_logits(assert_same_logits, compile_wh
     ("wiring", "changes"),
     [
         ("deconv", {}),
+        ("patches", {}),
         ("reference", {"channels": (4, 8), "recurrences": 1}),
         ("volume", {"channels": (4, 8), "recurrences": 1}),
     ],
@@ -409,20 +419,3 @@ def test_every_weight_learns_in_bfloat16_and_channels_last(wiring):
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
     assert [name for name, gradient in gradients.items() if name.endswith("weight") and not gradient.any()] == []
-
-
-@pytest.mark.parametrize("wiring", ["deconv", "volume"])
-def test_dropout_drops_whole_maps_of_the_bottleneck_while_training_only(make_network, wiring):
-    network = make_network(wiring, dropout=0.5)
-    seen = []
-    network.dropout.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-    image = torch.randn(SHAPES[network.spatial_dims])
-    network(image)
-    before, after = seen.pop()
-    assert before.shape[1] == 16
-    assert torch.equal(before, after)
-    network.train()(image)
-    before, after = (maps.flatten(2) for maps in seen.pop())
-    kept = (after != 0).any(dim=2)
-    assert 0 < kept.sum() < kept.numel()
-    torch.testing.assert_close(after, torch.where(kept[:, :, None], 2 * before, 0.0))

@@ -109,7 +109,7 @@ def test_the_names_of_the_weights_never_change():
 
 def test_it_is_built_by_the_same_names_as_the_first_segmenter():
     own, first = (inspect.signature(network).parameters for network in (AttentionResidualUNet, AR2UNet))
-    assert list(own) == ["spatial_dims", "in_channels", "out_channels", "channels", "separable", "dropout"]
+    assert list(own) == ["spatial_dims", "in_channels", "out_channels", "channels", "separable", "patch_size"]
     assert [own[name].default for name in own.keys() & first.keys()] == [
         first[name].default for name in own.keys() & first.keys()
     ]
@@ -234,8 +234,7 @@ def test_the_logits_are_those_computed_a_second_time(make_network, kind):
         ({"out_channels": -2}, "out_channels must be at least 1, got -2"),
         ({"channels": (64,)}, "channels must name at least two levels of at least 1 feature each, got (64,)"),
         ({"channels": (8, 0, 4)}, "channels must name at least two levels of at least 1 feature each, got (8, 0, 4)"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
-        ({"dropout": float("nan")}, "dropout must be at least 0 and below 1, got nan"),
+        ({"patch_size": -1}, "patch_size must be at least 1, got -1"),
     ],
 )
 def test_an_argument_out_of_range_is_named_with_what_was_expected(changes, message):
@@ -302,18 +301,9 @@ def test_every_weight_learns_in_bfloat16_and_channels_last(kind):
     assert [name for name, gradient in gradients.items() if name.endswith("weight") and not gradient.any()] == []
 
 
-@pytest.mark.parametrize("kind", ["separable", "volume"])
-def test_dropout_drops_whole_maps_of_the_bottleneck_while_training_only(kind):
-    network = AttentionResidualUNet(in_channels=3, out_channels=2, channels=(4, 8, 16), dropout=0.5, **KINDS[kind])
-    seen = []
-    network.dropout.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
-    image = torch.randn(SHAPES[network.spatial_dims])
-    network.eval()(image)
-    before, after = seen.pop()
-    assert before.shape[1] == 16
-    assert torch.equal(before, after)
-    network.train()(image)
-    before, after = (maps.flatten(2) for maps in seen.pop())
-    kept = (after != 0).any(dim=2)
-    assert 0 < kept.sum() < kept.numel()
-    torch.testing.assert_close(after, torch.where(kept[:, :, None], 2 * before, 0.0))
+def test_with_patches_every_weight_learns_too():
+    network = AttentionResidualUNet(2, 3, 2, channels=(4, 8, 16), patch_size=2)
+    logits = network(torch.randn(SHAPES[2]))
+    assert logits.shape == (2, 2, 16, 24)
+    logits.square().mean().backward()
+    assert all(parameter.grad.any() for name, parameter in network.named_parameters() if name.endswith("weight"))

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from networks.blocks import AttentionGate, ConvNormReLU, RecurrentResidualBlock, RecurrentUnit, convolution, upsampling
+from networks.blocks import (
+    AttentionGate,
+    ConvNormReLU,
+    RecurrentResidualBlock,
+    RecurrentUnit,
+    convolution,
+    patch_layers,
+    upsampling,
+)
 
 
 class Affine(nn.Module):
@@ -129,3 +137,37 @@ def test_a_deconvolution_keeps_the_size_of_its_signal(spatial_dims):
     with torch.no_grad():
         signal = upsampling(spatial_dims, 64, 32, "deconv")(torch.randn(4, 64, *(4, 5, 6)[:spatial_dims]))
     assert signal.var().item() == pytest.approx(1.0, rel=0.1)
+
+
+# --- patches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spatial_dims", "shape"), [(2, (12, 18)), (3, (6, 9, 12))])
+@pytest.mark.parametrize("patch_size", [2, 3])
+def test_a_patch_of_voxels_becomes_a_position_and_the_same_patch_again(spatial_dims, shape, patch_size):
+    shape = tuple(size * patch_size for size in shape)
+    stem, head = patch_layers(spatial_dims, 3, 2, 5, patch_size)
+    image = torch.randn(1, 3, *shape)
+    changed = image.clone()
+    changed[0, 1, *[2 * patch_size] * spatial_dims] += 1  # the first voxel of the third patch along every axis
+    before, after = stem(image), stem(changed)
+    assert before.shape == (1, 5, *(size // patch_size for size in shape))
+    assert (before != after).any(dim=1).nonzero().tolist() == [[0, *[2] * spatial_dims]]
+    differs = (head(before) != head(after)).any(dim=1)[0]
+    assert differs.shape == shape
+    patch = [slice(2 * patch_size, 3 * patch_size)] * spatial_dims
+    assert differs.sum() == differs[*patch].sum() == patch_size**spatial_dims
+
+
+def test_without_patches_there_is_no_stem():
+    stem, head = patch_layers(2, 3, 2, 5, 1)
+    assert isinstance(stem, nn.Identity)
+    assert head.weight.shape == (2, 5, 1, 1)
+
+
+def test_patches_keep_the_size_of_the_signal():
+    stem, head = patch_layers(2, 3, 2, 64, 2)
+    with torch.no_grad():
+        features = stem(torch.randn(1, 3, 128, 128))
+        assert 0.7 < features.std() < 1.3
+        assert 0.7 < head(torch.randn(1, 64, 64, 64)).std() < 1.4

@@ -12,6 +12,7 @@ from transforms.dictionary import (
     LabelToSliceFramed,
     NormalizeHeadIntensityd,
     ReduceNoised,
+    SliceMajord,
     ToSliceFramed,
 )
 from transforms.geometry import find_slice_frame, known_spacing, to_slice_frame
@@ -253,10 +254,20 @@ def test_another_number_of_sequences_is_refused(make_volume, channels):
         FillSequencesd("image")({"image": volume})
 
 
+def test_a_slice_becomes_one_piece_of_memory_and_nothing_else_changes(make_volume, numbered):
+    volume = make_volume(numbered)
+    assert not volume[..., 3].is_contiguous()
+    result = SliceMajord("image")({"image": volume})["image"]
+    assert result[..., 3].is_contiguous()
+    assert result.shape == volume.shape
+    np.testing.assert_array_equal(result, volume)
+    np.testing.assert_array_equal(result.affine, volume.affine)
+
+
 # --- manners of a dictionary transform --------------------------------------------------
 
 EVERY_TRANSFORM = [ToSliceFramed, LabelToSliceFramed, FromSliceFramed, NormalizeHeadIntensityd, FillSequencesd]
-EVERY_TRANSFORM += [ReduceNoised]
+EVERY_TRANSFORM += [ReduceNoised, SliceMajord]
 
 
 @pytest.mark.parametrize("transform", EVERY_TRANSFORM)
