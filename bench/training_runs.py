@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORWARD_PASSES = 3  # a step is worth: one forward, and two in the backward pass
 PLAIN_SIZE = [256, 256]
+CACHE_ONLY = ("cache_rate", "copy_cache", "as_contiguous", "num_workers", "progress")  # what a plain Dataset lacks
 OURS, PLAIN = "ours", "plain MONAI, AR2-UNet"
 
 
@@ -73,7 +74,7 @@ def plain_overrides() -> dict[str, Any]:
         ],
         "train#label_transforms": [],
         "train#dataset#_target_": "Dataset",
-        **dict.fromkeys(("train#dataset#cache_rate", "train#dataset#num_workers", "train#dataset#progress")),
+        **{f"train#dataset#{name}": None for name in CACHE_ONLY},
     }
 
 

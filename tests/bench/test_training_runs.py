@@ -117,7 +117,8 @@ def test_the_plain_way_is_float32_on_uncached_whole_slices_in_plain_order(script
     assert names[:3] == ["LoadImaged", "Orientationd", "NormalizeIntensityd"]
     ours = [type(t).__name__ for t in batch_and_network(script, common, "ours")[2].transform.transforms]
     assert names[3:] == ours[ours.index("RandSlicesd") :]  # the same slices, the same augmentation
-    assert ours[ours.index("RandSlicesd") - 1] == "LabelToSliceFramed"
+    first = ours.index("RandSlicesd")
+    assert ours[first - 2 : first] == ["LabelToSliceFramed", "SliceMajord"]
 
 
 # --- a training --------------------------------------------------------------------------------------
