@@ -130,7 +130,7 @@ def plain_config(network: str) -> dict[str, Any]:
         "inferer": inferer,
     }
     if network != "ar2unet":
-        plain["channels"] = config["network_def"]["channels"]
+        plain |= {name: config["network_def"][name] for name in ("channels", "patch_size")}
         plain["network_def"] = network_definitions(config["network_def"])[network]
         # The bundle's weights are not this network's.
         plain["handlers"] = [part for part in config["handlers"] if part["_target_"] != "CheckpointLoader"]

@@ -3,11 +3,11 @@
     python bench/compare_networks.py --dataset_dir DATA --output_dir OUT --fold 0 --budget 60
 
 DATA is what `ar2unet prepare` writes. Each training and each evaluation is `python -m monai.bundle run` in the
-bundle's folder, as a user would start it, with `network_def` alone replaced: data, widths, augmentation, loss,
-learning rate and seed are those of train.yaml. The budget is minutes of training: an epoch of each network is
-measured first, and as many are trained as fit, so the learning rate runs its whole course. `--epochs N` gives every
-network the same number instead. Nothing is validated meanwhile and no epoch is picked: the last averaged weights are
-what is scored. A network whose result lies in OUT is not trained again.
+bundle's folder, as a user would start it, with `network_def` alone replaced: data, augmentation, loss, learning rate
+and seed are those of train.yaml, and so are the widths from half resolution downwards. The budget is minutes of
+training: an epoch of each network is measured first, and as many are trained as fit, so the learning rate runs its
+whole course. `--epochs N` gives every network the same number instead. Nothing is validated meanwhile and no epoch is
+picked: the last averaged weights are what is scored. A network whose result lies in OUT is not trained again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipeline.errors import AR2UNetError, BundleError, DatasetError
 from pipeline.evaluation.tables import SUMMARY_FILE, write_summary
 from pipeline.predictor import SEGMENTATION_BUNDLE
 
-NETWORKS = ("unet", "attention_unet", "attention_residual_unet", "ar2unet_reference", "ar2unet")
+NETWORKS = ("unet", "attention_unet", "attention_residual_unet", "ar2unet_reference", "ar2unet_published", "ar2unet")
 TRAIN, EVALUATE = (SEGMENTATION_BUNDLE / "configs" / name for name in ("train.yaml", "evaluate.yaml"))
 PROBE_EPOCHS = 3  # of which the first, in which workers start and libraries warm up, is not counted
 SPARE = 0.03  # share of the budget kept free, because no machine runs evenly
@@ -94,15 +94,22 @@ class Result:
 
 
 def network_definitions(ours: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return each network's ``network_def``, given that of train.yaml, whose sizes all of them take."""
-    common = {name: ours[name] for name in ("spatial_dims", "in_channels", "out_channels", "channels")}
-    halving = {"strides": "$[2] * (len(@channels) - 1)"}
+    """Return each network's ``network_def``, given that of train.yaml.
+
+    Networks that do not know patches have a level more instead, of half the channels, which is as much work.
+    """
+    sizes = {name: ours[name] for name in ("spatial_dims", "in_channels", "out_channels")}
+    patched = {**sizes, "channels": ours["channels"], "patch_size": ours["patch_size"]}
+    whole = {**sizes, "channels": "$[@channels[0] // @patch_size, *@channels] if @patch_size > 1 else @channels"}
+    halving = {"strides": "$[2] * (len(@channels) - (@patch_size == 1))"}
+    published = {"_target_": ours["_target_"], **whole, "recurrences": 2}
     return {
         # As in bundles of MONAI's model zoo: two convolutions a residual unit, batch norm.
-        "unet": {"_target_": "monai.networks.nets.UNet", **common, **halving, "num_res_units": 2, "norm": "batch"},
-        "attention_unet": {"_target_": "monai.networks.nets.AttentionUnet", **common, **halving},
-        "attention_residual_unet": {"_target_": "networks.attention_residual_unet.AttentionResidualUNet", **common},
-        "ar2unet_reference": {**ours, "upsample": "nearest", "gate": "decoder"},
+        "unet": {"_target_": "monai.networks.nets.UNet", **whole, **halving, "num_res_units": 2, "norm": "batch"},
+        "attention_unet": {"_target_": "monai.networks.nets.AttentionUnet", **whole, **halving},
+        "attention_residual_unet": {"_target_": "networks.attention_residual_unet.AttentionResidualUNet", **patched},
+        "ar2unet_reference": {**published, "upsample": "nearest", "gate": "decoder"},
+        "ar2unet_published": published,
         "ar2unet": dict(ours),
     }
 

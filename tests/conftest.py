@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from networks.ar2unet import AR2UNet
 
 SHAPE = (11, 13, 7)  # all sizes differ, so a swapped axis cannot pass unseen
 SPACING = (0.9, 1.1, 4.5)  # mm, anisotropic: thick slices
@@ -93,5 +97,23 @@ def make_head() -> Callable[..., tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         grid = np.stack(np.indices(shape), axis=-1)
         inside = (((grid - center) / radii) ** 2).sum(axis=-1) <= 1
         return np.where(inside, random.uniform(80, 140, shape), random.uniform(0, 20, shape)).astype(np.float32), inside
+
+    return make
+
+
+@pytest.fixture
+def make_bundle_network() -> Callable[..., AR2UNet]:
+    """Make the segmentation bundle's network with random weights."""
+    import torch
+    import yaml
+
+    from networks.ar2unet import AR2UNet
+    from pipeline.predictor import SEGMENTATION_BUNDLE
+
+    def make(seed: int = 0) -> AR2UNet:
+        definition = yaml.safe_load((SEGMENTATION_BUNDLE / "configs" / "inference.yaml").read_text())["network_def"]
+        del definition["_target_"]
+        torch.manual_seed(seed)
+        return AR2UNet(**{**definition, "in_channels": 3})
 
     return make

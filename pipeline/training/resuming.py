@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monai.handlers import CheckpointSaver, EarlyStopHandler
 from monai.optimizers import WarmupCosineSchedule
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
 
 __all__ = ["ResumableCheckpointSaver", "ResumableEarlyStopHandler", "ResumableWarmupCosine"]
 
@@ -27,8 +30,16 @@ class ResumableCheckpointSaver(CheckpointSaver):
     """Save the checkpoint with the best key metric, also compared with those before an interruption.
 
     MONAI's saver keeps its state with the weights only. Kept with the rest of the run, the
-    first validation after a resume does not replace a better checkpoint.
+    first validation after a resume does not replace a better checkpoint. Nor does a run end because somebody
+    moved the best checkpoint away.
     """
+
+    def metrics_completed(self, engine: Engine) -> None:
+        """Save the checkpoint if its metric is the best so far."""
+        try:
+            super().metrics_completed(engine)
+        except FileNotFoundError:  # of the one to be replaced, which ignite has struck off its list by now
+            super().metrics_completed(engine)
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoint is the best so far, and its score; ``load_state_dict`` is MONAI's."""

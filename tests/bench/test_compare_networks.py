@@ -45,17 +45,20 @@ def test_every_network_that_can_be_asked_for_has_a_definition(script, definition
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "kind", "top"),
     [
-        ("unet", "UNet"),
-        ("attention_unet", "AttentionUnet"),
-        ("attention_residual_unet", "AttentionResidualUNet"),
-        ("ar2unet_reference", "AR2UNet"),
-        ("ar2unet", "AR2UNet"),
+        ("unet", "UNet", 16),
+        ("attention_unet", "AttentionUnet", 16),
+        ("attention_residual_unet", "AttentionResidualUNet", 32),
+        ("ar2unet_reference", "AR2UNet", 16),
+        ("ar2unet_published", "AR2UNet", 16),
+        ("ar2unet", "AR2UNet", 32),
     ],
 )
 @pytest.mark.parametrize("context", [0, 1])
-def test_a_network_maps_slices_and_their_neighbours_to_two_classes(script, definitions, tmp_path, name, kind, context):
+def test_a_network_maps_slices_and_their_neighbours_to_two_classes(
+    script, definitions, tmp_path, name, kind, top, context
+):
     layer = write_definition(tmp_path / "network.yaml", definitions[name])
     parser = ConfigParser()
     parser.read_config([str(script.TRAIN), str(layer)])
@@ -65,13 +68,27 @@ def test_a_network_maps_slices_and_their_neighbours_to_two_classes(script, defin
     with torch.no_grad():
         assert network(torch.randn(3, 3 * (2 * context + 1), 32, 48)).shape == (3, 2, 32, 48)
     widths = {module.out_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d)}
-    assert {16, 256} <= widths
+    assert {top, 256} <= widths
     assert max(widths) == 256
 
 
-def test_the_reference_differs_from_ours_in_its_wiring_alone(definitions):
-    ours, reference = definitions["ar2unet"], definitions["ar2unet_reference"]
-    assert {key: value for key, value in reference.items() if ours.get(key) != value} == {
+@pytest.mark.parametrize(("patch_size", "channels"), [(1, [8, 16]), (2, [4, 8, 16])])
+def test_without_patches_a_level_of_half_the_channels_takes_their_place(
+    script, definitions, tmp_path, patch_size, channels
+):
+    parser = ConfigParser()
+    parser.read_config(
+        [str(script.TRAIN), str(write_definition(tmp_path / "network.yaml", definitions["attention_unet"]))]
+    )
+    parser.update({"channels": [8, 16], "patch_size": patch_size})
+    assert parser.get_parsed_content("network_def#channels") == channels
+    assert parser.get_parsed_content("network_def#strides") == [2] * (len(channels) - 1)
+
+
+def test_the_reference_differs_from_the_published_network_in_its_wiring_alone(definitions):
+    published, reference = definitions["ar2unet_published"], definitions["ar2unet_reference"]
+    assert published["recurrences"] == 2
+    assert {key: value for key, value in reference.items() if published.get(key) != value} == {
         "upsample": "nearest",
         "gate": "decoder",
     }

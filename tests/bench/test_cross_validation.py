@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -67,20 +68,43 @@ def test_the_table_names_every_input_and_the_json_is_plain(script, cases):
     table = script.markdown_table({"three": result, "one": result})
     assert table.splitlines()[0] == "| figure | three | one |"
     assert f"| {result['summary']['pooled_over_voxels']['dice']:.4f} | " in table
+    assert "| Dice, fold 1 (n) | " in table
+    assert "| Dice, small lesions (n) | " in table
     json.dumps(result, allow_nan=False)
 
 
+def test_the_patients_of_every_input_become_lines_of_a_table(script, cases, tmp_path):
+    result = script.cross_validate(cases)
+    script.write_patients(tmp_path / "cv.csv", {"three": result, "one": result})
+    with (tmp_path / "cv.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["input"] for row in rows] == ["three"] * 10 + ["one"] * 10
+    assert [row["subject"] for row in rows[:10]] == [row["subject"] for row in result["patients"]]
+    assert float(rows[3]["dice"]) == pytest.approx(result["patients"][3]["dice"], abs=5e-5)
+    with pytest.raises(script.AR2UNetError, match="must be a file that can be written"):
+        script.write_patients(tmp_path / "no folder" / "cv.csv", {"three": result})
+
+
+def test_of_many_voxels_some_are_enough_for_the_temperature(script, cases, monkeypatch):
+    given = []
+    monkeypatch.setattr(script, "fit_temperature", lambda logits, truth: given.append((logits, truth)) or 3.0)
+    monkeypatch.setattr(script, "ENOUGH", sum(case.head.sum() for case in cases) // 4)
+    script.fit(cases)
+    (logits, truth), first = given[0], cases[0]
+    every_fourth = first.logits[first.head][::4]
+    assert np.array_equal(logits[: len(every_fourth)], every_fourth)
+    assert np.array_equal(truth[: len(every_fourth)], first.truth[first.head][::4])
+    assert len(logits) <= 1.01 * script.ENOUGH
+
+
 def test_each_fold_is_segmented_with_the_weights_given_for_it_and_not_with_the_shipped_ones(
-    script, cases, tmp_path, monkeypatch
+    script, cases, tmp_path, monkeypatch, make_bundle_network
 ):
     import torch
 
-    from networks.ar2unet import AR2UNet
-
     given = {}
     for fold in (0, 1):
-        torch.manual_seed(fold)
-        torch.save(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)).state_dict(), tmp_path / f"{fold}.pt")
+        torch.save(make_bundle_network(seed=fold).state_dict(), tmp_path / f"{fold}.pt")
         given[fold] = hash_file(tmp_path / f"{fold}.pt")
     used = []
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from networks.ar2unet import AR2UNet
 from pipeline.engines.artefact import hash_file
 from pipeline.errors import AR2UNetError
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
@@ -22,9 +21,8 @@ def script(load_script):
 
 
 @pytest.fixture
-def weights(tmp_path):
-    torch.manual_seed(3)
-    torch.save(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)).state_dict(), tmp_path / "trained.pt")
+def weights(tmp_path, make_bundle_network):
+    torch.save(make_bundle_network(seed=3).state_dict(), tmp_path / "trained.pt")
     return tmp_path / "trained.pt"
 
 
@@ -42,8 +40,8 @@ def test_weights_that_are_not_there_are_refused(script, tmp_path):
         script.bundle_with(tmp_path / "gone.pt", SEGMENTATION_BUNDLE, tmp_path / "copy")
 
 
-@pytest.mark.parametrize("fold", [0, 1])
-def test_the_weights_of_the_folds_fit_the_bundles_network_and_are_not_the_shipped_ones(fold):
-    network = load_weights(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)), FOLDS / f"fold_{fold}.pt")
+@pytest.mark.parametrize("fold", range(5))
+def test_the_weights_of_the_folds_fit_the_bundles_network_and_are_not_the_shipped_ones(fold, make_bundle_network):
+    network = load_weights(make_bundle_network(), FOLDS / f"fold_{fold}.pt")
     shipped = torch.load(SEGMENTATION_BUNDLE / "models" / "model.pt", weights_only=True)
     assert any(not torch.equal(value, shipped[name]) for name, value in network.state_dict().items())

@@ -114,6 +114,18 @@ def test_a_resumed_run_replaces_the_best_checkpoint_by_a_better_one_only(make_sa
     assert saved_weight(tmp_path) == 3.0
 
 
+def test_a_resumed_run_goes_on_where_the_best_checkpoint_was_moved_away(make_saver, tmp_path):
+    _, saver, validator = make_saver()
+    validator.validate(0.8)
+    (tmp_path / "model_best.pt").unlink()
+
+    model, resumed, validator = make_saver()
+    resumed.load_state_dict(saver.state_dict())
+    torch.nn.init.constant_(model.weight, 4.0)
+    validator.validate(0.9)
+    assert saved_weight(tmp_path) == 4.0
+
+
 @pytest.mark.filterwarnings(
     # MONAI's EarlyStopHandler names arguments as ignite did before 0.5.5.
     "ignore:'(min_delta|cumulative_delta)' is deprecated:DeprecationWarning",

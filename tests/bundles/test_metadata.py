@@ -33,7 +33,7 @@ def small_network(tmp_path_factory):
 
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        network = AR2UNet(2, 3, 2, channels=(4, 8, 16), recurrences=1).eval()
+        network = AR2UNet(2, 3, 2, channels=(4, 8, 16), recurrences=1, patch_size=2).eval()
     path = tmp_path_factory.mktemp("weights") / "model.pt"
     torch.save(network.state_dict(), path)
     return network, path
@@ -78,7 +78,7 @@ def test_the_data_format_is_that_of_the_network(metadata, network_arguments):
     assert pred["num_channels"] == network["out_channels"]
     assert image["channel_def"] == {"0": "t1", "1": "flair", "2": "t1c"}
     assert pred["channel_def"] == {"0": "background", "1": "FLAIR abnormality"}
-    divisor = 2 ** (len(network["channels"]) - 1)
+    divisor = network["patch_size"] * 2 ** (len(network["channels"]) - 1)
     assert image["spatial_shape"] == pred["spatial_shape"] == [f"{divisor}*n"] * network["spatial_dims"]
     assert ToSliceFramed("image").divisor % divisor == 0
 

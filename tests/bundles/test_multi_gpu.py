@@ -39,7 +39,7 @@ def test_checkpoints_are_written_once_and_fit_a_network_in_one_process(finished)
         "tensorboard",
     ]
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["checkpoint_epoch=2.pt"]
-    network = AR2UNet(2, 3, 2, channels=(4, 8, 16), recurrences=1)
+    network = AR2UNet(2, 3, 2, channels=(4, 8, 16), recurrences=1, patch_size=2)
     for name in ("model_best.pt", "model_final.pt"):
         network.load_state_dict(torch.load(folder / name, weights_only=True))
     checkpoint = torch.load(folder / "checkpoints" / "checkpoint_epoch=2.pt", weights_only=True)

@@ -55,7 +55,7 @@ def test_the_network_is_the_other_one_on_top_of_training_and_of_inference(stack,
     assert type(network) is AttentionResidualUNet
     logits = network(torch.randn(2, 3, 16, 32))
     assert logits.shape == (2, 2, 16, 32)
-    assert parser["network_def"]["channels"] == [16, 32, 64, 128, 256]
+    assert parser["network_def"]["channels"] == [32, 64, 128, 256]
 
 
 def test_the_weights_of_a_training_fit_the_network_of_inference(stack):
@@ -163,7 +163,7 @@ def test_a_training_runs_with_it(names, run_command, small_training, tmp_path):
     files = [f"configs/{name}" for name in ("train.yaml", *names)]
     overrides = {**small_training, "output_dir": str(tmp_path), "epochs": 1, "val_interval": 1}
     if NETWORK in names:
-        overrides["network_def#channels"] = [4, 6, 8, 8, 8]
+        overrides["network_def#channels"] = [4, 6, 8, 8]
     run_command("-m", "monai.bundle", "run", "training", "--config_file", str(files), **overrides)
     weights = torch.load(tmp_path / "model_final.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in weights.values())

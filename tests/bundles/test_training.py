@@ -84,7 +84,7 @@ def test_the_command_trains_as_many_epochs_as_it_was_told(resumed_run):
 def test_the_overrides_reach_the_network(resumed_run):
     from networks.ar2unet import AR2UNet
 
-    network = AR2UNet(2, 3, 2, channels=(4, 8, 16), recurrences=1)
+    network = AR2UNet(2, 3, 2, channels=(4, 8, 16), recurrences=1, patch_size=2)
     for name in ("model_best.pt", "model_final.pt"):
         network.load_state_dict(torch.load(resumed_run.folder / name, weights_only=True))
 

@@ -39,17 +39,14 @@ def ar2unet(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def bundle(tmp_path: Path, make_bundle_network: Callable[..., torch.nn.Module]) -> Path:
     """The shipped bundle's configs with weights of their own."""
     import torch
-
-    from networks.ar2unet import AR2UNet
 
     folder = tmp_path / "some_segmentation"
     shutil.copytree(SEGMENTATION_BUNDLE / "configs", folder / "configs")
     (folder / "models").mkdir()
-    torch.manual_seed(5)
-    torch.save(AR2UNet(2, 3, 2, (16, 32, 64, 128, 256)).state_dict(), folder / "models" / "model.pt")
+    torch.save(make_bundle_network(seed=5).state_dict(), folder / "models" / "model.pt")
     return folder
 
 

@@ -29,7 +29,7 @@ def small_bundle(bundle):
     config["network_def"] |= {"channels": [2, 4], "recurrences": 1}
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     torch.manual_seed(2)
-    torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1).state_dict(), bundle / "models" / "model.pt")
+    torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1, patch_size=2).state_dict(), bundle / "models" / "model.pt")
     return bundle
 
 
@@ -41,7 +41,7 @@ def run(format_name, file, bundle, image):
         return next(iter(model(image).values()))
     if format_name == "torchscript":
         return torch.jit.load(file)(torch.from_numpy(image)).detach().numpy()
-    network = AR2UNet(2, 3, 2, (2, 4), recurrences=1)
+    network = AR2UNet(2, 3, 2, (2, 4), recurrences=1, patch_size=2)
     network.load_state_dict(torch.load(file, weights_only=True))
     return network.eval()(torch.from_numpy(image)).detach().numpy()
 

@@ -38,7 +38,7 @@ def small_bundle(bundle):
 
     edit(bundle, small)
     torch.manual_seed(2)
-    torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1).state_dict(), bundle / "models" / "model.pt")
+    torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1, patch_size=2).state_dict(), bundle / "models" / "model.pt")
     return bundle
 
 
