@@ -76,8 +76,8 @@ def test_exporting_again_after_the_weights_changed_makes_the_network_fit_again(s
     artefact = export_bundle(small_bundle)
     assert read_artefact(small_bundle, hash_file(weights)) == artefact
     session = onnxruntime.InferenceSession(artefact.network)
-    (logits,) = session.run(None, {"image": np.zeros((1, 3, 8, 6), np.float32)})
-    assert logits.shape == (1, 2, 8, 6)
+    (logits,) = session.run(None, {"image": np.zeros((1, 3, 8, 12), np.float32)})
+    assert logits.shape == (1, 2, 8, 12)
 
 
 @pytest.mark.parametrize(
