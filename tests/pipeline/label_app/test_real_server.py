@@ -73,8 +73,9 @@ def site(
     for seed, name in enumerate(("one", "two", "three", "four_flair")):
         volume, truths[name] = make_head(seed)
         write(volume, folder / "studies" / f"{name}.nii.gz")
-    for sequence, seed in (("t1", 7), ("t1c", 8)):
-        write(make_head(seed)[0], folder / "studies" / f"four_{sequence}.nii.gz")
+    dark = np.where(truths["four_flair"] > 0, 60, volume).astype(np.int16)  # the last one's lesion, as T1 shows it
+    for sequence in ("t1", "t1c"):
+        write(dark, folder / "studies" / f"four_{sequence}.nii.gz")
     whole = (folder / "studies" / "one.nii.gz").read_bytes()
     (folder / "studies" / "damaged.nii.gz").write_bytes(whole[: len(whole) // 2])
     shutil.copytree(SEGMENTATION_BUNDLE, folder / OTHER, ignore=shutil.ignore_patterns("exported"))
