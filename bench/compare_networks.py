@@ -96,11 +96,15 @@ class Result:
 def network_definitions(ours: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return each network's ``network_def``, given that of train.yaml.
 
-    Networks that do not know patches have a level more instead, of half the channels, which is as much work.
+    Networks that do not know patches have a level more instead, of half the channels, which is as much work;
+    2 at least, because MONAI's gates halve them.
     """
     sizes = {name: ours[name] for name in ("spatial_dims", "in_channels", "out_channels")}
     patched = {**sizes, "channels": ours["channels"], "patch_size": ours["patch_size"]}
-    whole = {**sizes, "channels": "$[@channels[0] // @patch_size, *@channels] if @patch_size > 1 else @channels"}
+    whole = {
+        **sizes,
+        "channels": "$[max(2, @channels[0] // @patch_size), *@channels] if @patch_size > 1 else @channels",
+    }
     halving = {"strides": "$[2] * (len(@channels) - (@patch_size == 1))"}
     published = {"_target_": ours["_target_"], **whole, "recurrences": 2}
     return {

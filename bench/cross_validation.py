@@ -11,7 +11,6 @@ patients and writes the given weights, trained on everybody, into the bundle wit
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from pipeline.evaluation.calibration import (
 )
 from pipeline.evaluation.metrics import count_confusion
 from pipeline.evaluation.scoring import PatientScores, score_patient
-from pipeline.evaluation.tables import summarize
+from pipeline.evaluation.tables import summarize, write_rows
 from pipeline.formats.nifti import read_mask, read_scan
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
 from pipeline.training.entries import datalist_entries
@@ -217,15 +216,7 @@ def write_patients(path: Path, results: dict[str, dict[str, Any]]) -> None:
     Raises:
         AR2UNetError: If the file cannot be written.
     """
-    rows = [{"input": name, **row} for name, result in results.items() for row in result["patients"]]
-    shown = [{key: f"{v:.4f}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]
-    try:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(shown)
-    except OSError as error:
-        raise AR2UNetError(f"{path} must be a file that can be written: {error.strerror}") from error
+    write_rows(path, [{"input": name, **row} for name, result in results.items() for row in result["patients"]])
 
 
 def ship(weights: Path, temperature: float, path: Path) -> None:

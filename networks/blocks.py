@@ -37,10 +37,11 @@ def convolution(
     kernel_size: int = 3,
     followed_by: Literal["relu", "linear"] = "linear",
     *,
+    stride: int = 1,
     groups: int = 1,
     bias: bool = True,
 ) -> nn.Conv2d | nn.Conv3d:
-    """Make a size-preserving convolution with He's initialisation and a zero bias.
+    """Make a convolution with He's initialisation and a zero bias, size-preserving unless it has a stride.
 
     Weights are drawn as in He et al. 2015, "Delving deep into rectifiers": normal, scaled by the
     fan-in, so that a signal keeps its size on the way forward. Their factor of two makes up for the
@@ -53,11 +54,12 @@ def convolution(
         out_channels: Features out.
         kernel_size: Odd edge length of the kernel.
         followed_by: What the output meets next: ``"relu"`` (behind a norm or not) or ``"linear"``.
+        stride: Voxels from one position to the next; equal to the kernel, positions share no voxel.
         groups: Into how many parts the features are divided that do not see each other.
         bias: False where a batch norm behind it, whose shift does the same, makes it redundant.
     """
     layer = CONVOLUTION[spatial_dims](
-        in_channels, out_channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias
+        in_channels, out_channels, kernel_size, stride, (kernel_size - stride) // 2, groups=groups, bias=bias
     )
     nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity=followed_by)
     if layer.bias is not None:
@@ -195,10 +197,7 @@ def patch_layers(
     """
     if patch_size == 1:
         return nn.Identity(), convolution(spatial_dims, channels, out_channels, 1)
-    stem = CONVOLUTION[spatial_dims](in_channels, channels, patch_size, stride=patch_size)
-    nn.init.kaiming_normal_(stem.weight, mode="fan_in", nonlinearity="linear")
-    if stem.bias is not None:
-        nn.init.zeros_(stem.bias)
+    stem = convolution(spatial_dims, in_channels, channels, patch_size, stride=patch_size)
     return stem, _transposed(spatial_dims, channels, out_channels, patch_size)
 
 

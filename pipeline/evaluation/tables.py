@@ -17,7 +17,16 @@ from pipeline.evaluation.metrics import ConfusionCounts
 from pipeline.evaluation.scoring import PatientScores
 from pipeline.formats.atomic import atomic_write
 
-__all__ = ["METRICS", "NO_SITE", "PATIENTS_FILE", "SUMMARY_FILE", "summarize", "write_patients", "write_summary"]
+__all__ = [
+    "METRICS",
+    "NO_SITE",
+    "PATIENTS_FILE",
+    "SUMMARY_FILE",
+    "summarize",
+    "write_patients",
+    "write_rows",
+    "write_summary",
+]
 
 PATIENTS_FILE = "patients.csv"
 SUMMARY_FILE = "summary.json"
@@ -56,11 +65,23 @@ def write_patients(path: Path, patients: Sequence[PatientScores]) -> None:
     Raises:
         AR2UNetError: If the file cannot be written.
     """
+    write_rows(path, [patient.row() for patient in patients])
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns as CSV; what is None is an empty field.
+
+    Args:
+        path: The CSV file; its folder must exist.
+        rows: At least one.
+
+    Raises:
+        AR2UNetError: If the file cannot be written.
+    """
     text = io.StringIO()
-    table = csv.DictWriter(text, fieldnames=list(patients[0].row()), lineterminator="\n")
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
-    for patient in patients:
-        row = patient.row()
+    for row in rows:
         table.writerow({name: round(cell, DECIMALS) if isinstance(cell, float) else cell for name, cell in row.items()})
     with atomic_write(path) as file:
         # A file name may hold bytes that are no characters.

@@ -81,7 +81,7 @@ def test_the_patients_of_every_input_become_lines_of_a_table(script, cases, tmp_
     assert [row["input"] for row in rows] == ["three"] * 10 + ["one"] * 10
     assert [row["subject"] for row in rows[:10]] == [row["subject"] for row in result["patients"]]
     assert float(rows[3]["dice"]) == pytest.approx(result["patients"][3]["dice"], abs=5e-5)
-    with pytest.raises(script.AR2UNetError, match="must be a file that can be written"):
+    with pytest.raises(script.AR2UNetError, match="cannot be written: No such file"):
         script.write_patients(tmp_path / "no folder" / "cv.csv", {"three": result})
 
 

@@ -80,10 +80,10 @@ def test_an_unknown_precision_is_refused(script):
 
 @pytest.mark.parametrize(("name", "kind"), [("ar2unet", "AR2UNet"), ("attention_unet", "AttentionUnet")])
 def test_a_network_has_the_widths_asked_for(script, monkeypatch, name, kind):
-    network = script.make_network(name, (4, 5, 7))
+    network = script.make_network(name, (3, 5, 7))
     assert type(network).__name__ == kind
     widths = {module.out_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d)}
-    assert {4, 5, 7} <= widths
+    assert {3, 5, 7} <= widths
     assert network.eval()(torch.zeros(2, 3, 16, 24)).shape == (2, 2, 16, 24)
 
 
