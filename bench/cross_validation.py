@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from components import components_table
 from numpy.typing import NDArray
 from other_weights import bundle_with
 
@@ -51,6 +52,7 @@ class HeldOut(NamedTuple):
     site: str
     fold: int
     logits: NDArray[np.float32]
+    mask: NDArray[np.bool_]
     truth: NDArray[np.bool_]
     head: NDArray[np.bool_]
 
@@ -60,10 +62,12 @@ def predict_held_out(data: Path, fold: int, predictor: Predictor, *, flair_alone
     for entry in datalist_entries(data, fold, "validation"):
         t1, flair, t1c = map(Path, entry["image"])
         scan = read_scan(flair) if flair_alone else read_scan(flair, t1, t1c)
-        probabilities = predictor.predict(scan).probabilities.clip(CERTAIN, 1 - CERTAIN)
+        prediction = predictor.predict(scan)
+        probabilities = prediction.probabilities.clip(CERTAIN, 1 - CERTAIN)
         logits = np.log(probabilities / (1 - probabilities))
         truth = read_mask(Path(entry["label"])).mask > 0
-        yield HeldOut(entry["subject"], entry["site"], fold, logits, truth, find_head(scan.flair))
+        mask = prediction.mask > 0
+        yield HeldOut(entry["subject"], entry["site"], fold, logits, mask, truth, find_head(scan.flair))
 
 
 def probabilities_of(case: HeldOut, temperature: float) -> NDArray[np.float32]:
@@ -78,8 +82,8 @@ def fit(cases: Sequence[HeldOut]) -> tuple[float, DicePredictor]:
     logits = [case.logits[case.head][::step] for case in cases]
     truths = [case.truth[case.head][::step] for case in cases]
     temperature = fit_temperature(np.concatenate(logits), np.concatenate(truths))
-    soft = [soft_dice(probabilities_of(case, temperature), case.logits > 0) for case in cases]
-    true = [count_confusion(case.logits > 0, case.truth).dice for case in cases]
+    soft = [soft_dice(probabilities_of(case, temperature), case.mask) for case in cases]
+    true = [count_confusion(case.mask, case.truth).dice for case in cases]
     return temperature, fit_dice_predictor(soft, true, review_below=REVIEW_BELOW)
 
 
@@ -99,11 +103,11 @@ def score_part(cases: Sequence[HeldOut], others: Sequence[HeldOut]) -> list[Scor
     temperature, line = fit(others)
     scored = []
     for case in cases:
-        mask, probabilities = case.logits > 0, probabilities_of(case, temperature)
-        soft = soft_dice(probabilities, mask)
+        probabilities = probabilities_of(case, temperature)
+        soft = soft_dice(probabilities, case.mask)
         scored.append(
             Scored(
-                score_patient(case.subject, mask, case.truth, site=case.site),
+                score_patient(case.subject, case.mask, case.truth, site=case.site),
                 case.fold,
                 soft,
                 line.predict(soft),
@@ -248,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cases = segment_held_out(options)
         results = {name: cross_validate(held_out) for name, held_out in cases.items()}
         print(markdown_table(results))
+        for name, held_out in cases.items():
+            print(f"\nMean Dice by the smallest component that is kept, {name}:\n\n{components_table(held_out)}")
         if options.json:
             options.json.write_text(json.dumps(results, indent=1) + "\n")
         if options.csv:

@@ -196,7 +196,7 @@ def finish_case(predictor: Predictor, ready: PreparedCase, inferred: Inferred) -
         seconds={**stages, "total": total},
         assessment=prediction.assessment,
         warnings=(*read.warnings, *prediction.warnings, *unwritten),
-        notes=read.notes,
+        notes=(*read.notes, *prediction.notes),
     )
     report = case.out / "report.json"
     write_report(report, content)

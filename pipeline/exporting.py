@@ -23,14 +23,15 @@ __all__ = ["export_bundle"]
 
 # What the fast road does, step by step, as the config names it. Another chain is for the reference road alone.
 VOLUME_TRANSFORMS = ("ToSliceFramed", "ReduceNoised", "NormalizeHeadIntensityd", "FillSequencesd")
-# What the manifest tells of them, in the same order; filling in sequences has no parameters.
-PARAMETERS = {
-    "frame": ("pixel_spacing", "divisor", "crop_to_head", "margin"),
-    "noise": ("highest_noise",),
-    "intensity": ("lower_percentile", "upper_percentile"),
-}
 PROBABILITY_TRANSFORMS = ("Activationsd", "FromSliceFramed")
-MASK_TRANSFORMS = ("AsDiscreted", "CastToTyped")
+MASK_TRANSFORMS = ("AsDiscreted", "KeepMainComponentsd", "CastToTyped")
+# What the manifest tells of them; the others have no parameters.
+PARAMETERS = {
+    "frame": ("ToSliceFramed", ("pixel_spacing", "divisor", "crop_to_head", "margin")),
+    "noise": ("ReduceNoised", ("highest_noise",)),
+    "intensity": ("NormalizeHeadIntensityd", ("lower_percentile", "upper_percentile")),
+    "components": ("KeepMainComponentsd", ("smallest_share",)),
+}
 
 # Of logits between the exported network and the one it was made from, as a share of the largest of them.
 LARGEST_DIFFERENCE = 1e-4
@@ -68,6 +69,7 @@ def export_bundle(bundle: Path) -> Artefact:
         frame=parameters["frame"],
         noise=parameters["noise"],
         intensity=parameters["intensity"],
+        components=parameters["components"],
         software={name: metadata.version(name) for name in ("torch", "monai", "onnx")},
     )
     write_manifest(bundle, manifest)
@@ -93,8 +95,11 @@ def _surroundings(config: ConfigParser) -> dict[str, dict[str, Any]]:
     context, classes = config["slice_context"], config.get_parsed_content("network_def#out_channels")
     if context != 0 or classes != 2:
         raise BundleError(f"slice_context must be 0 and out_channels 2 to be exported, got {context} and {classes}")
-    steps = dict(zip(PARAMETERS, parsed["volume_transforms"], strict=False))
-    return {step: {name: getattr(transform, name) for name in PARAMETERS[step]} for step, transform in steps.items()}
+    transforms = {type(transform).__name__: transform for chain in parsed.values() for transform in chain}
+    return {
+        step: {name: getattr(transforms[transform], name) for name in names}
+        for step, (transform, names) in PARAMETERS.items()
+    }
 
 
 def _write_network(network: torch.nn.Module, in_channels: int, path: Path) -> None:

@@ -115,11 +115,13 @@ class FastRoad:
         self, prepared: SliceFramed, probabilities: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Return the probabilities of lesion and the mask, both ``(I, J, K)`` on the scan's own voxels."""
+        from transforms.components import keep_main_components
         from transforms.geometry import from_slice_frame
 
         on_grid = from_slice_frame(probabilities[None], prepared.frame)[0]
         # Of two classes the likelier one is the one above one half.
-        return on_grid, (on_grid > 0.5).view(np.uint8)
+        mask = (on_grid > 0.5).view(np.uint8)
+        return on_grid, keep_main_components(mask, **self.manifest.components)
 
     def was_smoothed(self, prepared: SliceFramed) -> bool:
         """Return whether noise was taken out of the scan."""

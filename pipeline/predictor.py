@@ -38,6 +38,8 @@ SMOOTHED = (
     "missed, so review the mask."
 )
 
+FRAGMENTS = "{} voxels in fragments far smaller than the main lesion were left out of the mask."
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -69,6 +71,7 @@ class Prediction:
         probabilities: Of FLAIR abnormality, ``(I, J, K)``, float32.
         assessment: How far the mask can be trusted; None where the bundle does not say.
         warnings: What was done to the scan that may make the mask worse, one sentence each.
+        notes: What else there is to know of the mask, one sentence each.
         seconds: Wall-clock time of ``preprocess``, ``network`` and ``postprocess``.
     """
 
@@ -76,6 +79,7 @@ class Prediction:
     probabilities: NDArray[np.float32]
     assessment: Assessment | None
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     seconds: dict[str, float]
 
 
@@ -204,7 +208,15 @@ class Predictor:
         smoothed = self.road.was_smoothed(prepared.content)
         if smoothed and assessment is not None:
             assessment = replace(assessment, review=True)
-        return Prediction(mask, probabilities, assessment, (SMOOTHED,) if smoothed else (), seconds)
+        left_out = np.count_nonzero(probabilities > 0.5) - np.count_nonzero(mask)
+        return Prediction(
+            mask,
+            probabilities,
+            assessment,
+            warnings=(SMOOTHED,) if smoothed else (),
+            notes=(FRAGMENTS.format(left_out),) if left_out else (),
+            seconds=seconds,
+        )
 
     @cached_property
     def assessor(self) -> Assessor | None:

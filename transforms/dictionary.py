@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
+from transforms.components import SMALLEST_SHARE, keep_main_components
 from transforms.denoising import HIGHEST_TRAINING_NOISE, reduce_noise
 from transforms.geometry import (
     TRAINING_PIXEL_SPACING,
@@ -29,6 +30,7 @@ from transforms.intensity import normalize_intensity
 __all__ = [
     "FillSequencesd",
     "FromSliceFramed",
+    "KeepMainComponentsd",
     "LabelToSliceFramed",
     "NormalizeHeadIntensityd",
     "ReduceNoised",
@@ -142,6 +144,34 @@ class FromSliceFramed(MapTransform):
         for key in self.key_iterator(result):
             volume = _array(result[key]).astype(np.float32, copy=False)
             result[key] = _on_grid(from_slice_frame(volume, frame), image, np.asarray(frame.affine))
+        return result
+
+
+class KeepMainComponentsd(MapTransform):
+    """Leave fragments out of masks that are far smaller than the main lesion; see ``keep_main_components``.
+
+    Args:
+        keys: Masks ``(1, I, J, K)``, 0 and 1.
+        smallest_share: Smallest size of a component that is kept, as a share of the largest one's, 0 to 1.
+        allow_missing_keys: Whether a missing key is passed over.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, *, smallest_share: float = SMALLEST_SHARE, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 <= smallest_share <= 1:
+            raise ValueError(f"smallest_share must be from 0 to 1, got {smallest_share}")
+        self.smallest_share = smallest_share
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the dictionary with every mask reduced to its main components."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            mask = _array(result[key])[0].astype(np.uint8)
+            kept = keep_main_components(mask, smallest_share=self.smallest_share)
+            if kept is not mask:
+                result[key] = result[key] * torch.from_numpy(kept).to(result[key].device)
         return result
 
 

@@ -20,7 +20,7 @@ __all__ = ["Artefact", "Manifest", "hash_file", "read_artefact", "write_manifest
 
 FOLDER = Path("models") / "exported"
 NETWORK_FILE, MANIFEST_FILE = "network.onnx", "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Manifest:
         frame: Keyword arguments of ``transforms.geometry.find_slice_frame``.
         noise: Keyword arguments of ``transforms.denoising.reduce_noise``.
         intensity: Keyword arguments of ``transforms.intensity.normalize_intensity``.
+        components: Keyword arguments of ``transforms.components.keep_main_components``.
         software: Versions of what exported it.
         format: Of this file.
     """
@@ -46,6 +47,7 @@ class Manifest:
     frame: dict[str, Any]
     noise: dict[str, Any]
     intensity: dict[str, Any]
+    components: dict[str, Any]
     software: dict[str, str]
     format: int = FORMAT
 

@@ -23,6 +23,7 @@ from pipeline.label_app.versions import Choice, offered
 __all__ = ["InferTask"]
 
 LESION = 1  # the channel of the network's output
+PROBABILITIES = "probabilities"  # key under which they outlive the mask's making
 NIFTI_NAMES = (".nii", ".nii.gz")
 
 
@@ -80,7 +81,7 @@ class InferTask(BundleInferTask):  # type: ignore[misc]
         """Return the bundle's transforms, and one that asks the probabilities how sure they are."""
         transforms = list(super().post_transforms(data))
         place = next(n for n, transform in enumerate(transforms) if isinstance(transform, AsDiscreted))
-        return [*transforms[:place], self._add_confidence, *transforms[place:]]
+        return [*transforms[:place], self._keep_probabilities, *transforms[place:], self._add_confidence]
 
     def writer(self, data: dict[str, Any], extension: str | None = None, dtype: Any = None) -> tuple[Any, Any]:
         """Write the mask as uint8 NIfTI in the geometry of its scan's header, or in the format that was asked for."""
@@ -114,10 +115,13 @@ class InferTask(BundleInferTask):  # type: ignore[misc]
         self._weights_in_use = weights
         return super()._get_network(device, data)
 
+    def _keep_probabilities(self, data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, PROBABILITIES: np.asarray(data[self.key_pred][LESION].cpu())}
+
     def _add_confidence(self, data: dict[str, Any]) -> dict[str, Any]:
-        probabilities = np.asarray(data[self.key_pred][LESION].cpu())
-        confidence = soft_dice(probabilities, probabilities > 0.5)
-        return {**data, "result": {"confidence": round(confidence, 4), "weights": self.weights(data).name}}
+        result = dict(data)
+        confidence = soft_dice(result.pop(PROBABILITIES), np.asarray(data[self.key_pred].cpu())[0] > 0)
+        return {**result, "result": {"confidence": round(confidence, 4), "weights": self.weights(data).name}}
 
     def _parsed(self, key: str) -> Any:
         return self.bundle_config.get_parsed_content(key, instantiate=True)

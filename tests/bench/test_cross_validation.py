@@ -30,9 +30,8 @@ def cases(script):
         logits = rng.normal(-6, 0.5, SHAPE)
         logits[8:16, 8:16, 2:6] += 6.2 + 0.3 * number
         truth = (rng.random(SHAPE) < 1 / (1 + np.exp(-logits))) & head
-        return script.HeldOut(
-            f"sub-{number}", "AB"[number % 2], number % 2, (3 * logits).astype(np.float32), truth, head
-        )
+        logits = (3 * logits).astype(np.float32)
+        return script.HeldOut(f"sub-{number}", "AB"[number % 2], number % 2, logits, logits > 0, truth, head)
 
     return [make(number) for number in range(10)]
 
@@ -44,12 +43,13 @@ def test_the_temperature_undoes_what_was_too_sure(script, cases):
     assert line.review_below == 0.7
 
 
-def test_every_patient_is_scored_once_and_the_mask_is_the_larger_probability(script, cases):
+def test_every_patient_is_scored_once_and_by_the_mask_itself(script, cases):
+    cases = [cases[0]._replace(mask=np.zeros_like(cases[0].mask)), *cases[1:]]  # all of it left out
     result = script.cross_validate(cases)
     assert sorted(row["subject"] for row in result["patients"]) == sorted(case.subject for case in cases)
     by_subject = {row["subject"]: row for row in result["patients"]}
     for case in cases:
-        assert by_subject[case.subject]["dice"] == count_confusion(case.logits > 0, case.truth).dice
+        assert by_subject[case.subject]["dice"] == count_confusion(case.mask, case.truth).dice
         assert by_subject[case.subject]["fold"] == case.fold
     assert result["calibration_error"] < 0.7 * result["calibration_error_before"]
     assert result["predicted_dice"]["spearman"] > 0.5

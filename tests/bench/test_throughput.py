@@ -36,7 +36,7 @@ class Predictor:
     def finish(self, prepared, inferred):
         nothing = np.zeros(prepared.spatial_shape, np.uint8)
         seconds = {"preprocess": 0.1, "network": 0.2, "postprocess": 0.3}
-        return Prediction(nothing, nothing.astype(np.float32), None, (), seconds)
+        return Prediction(nothing, nothing.astype(np.float32), None, (), (), seconds)
 
 
 @pytest.fixture

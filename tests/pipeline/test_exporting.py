@@ -13,6 +13,7 @@ import yaml
 from pipeline.engines.artefact import hash_file, read_artefact
 from pipeline.errors import BundleError
 from pipeline.exporting import export_bundle
+from transforms.components import keep_main_components
 from transforms.denoising import reduce_noise
 from transforms.geometry import find_slice_frame
 from transforms.intensity import normalize_intensity
@@ -45,7 +46,12 @@ def small_bundle(bundle):
 def test_the_manifest_tells_the_parameters_of_the_shipped_config(exported_bundle):
     manifest = read_artefact(exported_bundle, hash_file(exported_bundle / "models" / "model.pt")).manifest
     # The shipped config leaves everything at its default, which transforms and functions share.
-    steps = {"frame": find_slice_frame, "noise": reduce_noise, "intensity": normalize_intensity}
+    steps = {
+        "frame": find_slice_frame,
+        "noise": reduce_noise,
+        "intensity": normalize_intensity,
+        "components": keep_main_components,
+    }
     for found, function in ((getattr(manifest, step), function) for step, function in steps.items()):
         parameters = inspect.signature(function).parameters.values()
         assert found == {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -57,11 +63,13 @@ def test_parameters_that_the_config_changes_arrive_in_the_manifest(small_bundle)
         config["volume_transforms"][0].update(margin=3, divisor=32)
         config["volume_transforms"][1]["highest_noise"] = 0.3
         config["volume_transforms"][2]["upper_percentile"] = 98.0
+        config["mask_transforms"][1]["smallest_share"] = 0.5
 
     edit(small_bundle, change)
     manifest = export_bundle(small_bundle).manifest
     assert (manifest.frame["margin"], manifest.frame["divisor"]) == (3, 32)
     assert manifest.noise == {"highest_noise": 0.3}
+    assert manifest.components == {"smallest_share": 0.5}
     assert manifest.intensity == {"lower_percentile": 0.5, "upper_percentile": 98.0}
 
 

@@ -5,12 +5,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.datasets.phantom import load_sample
 from pipeline.errors import BundleError
 from pipeline.formats.nifti import read_scan
 from pipeline.formats.scan import Scan
-from pipeline.predictor import Predictor
+from pipeline.predictor import Inferred, Predictor
 
 
 def both_roads(bundle):
@@ -51,6 +52,30 @@ def test_both_roads_give_the_same_mask_and_say_the_same_of_it(exported_bundle):
     assert (fast.mask.dtype, fast.probabilities.dtype) == (np.uint8, np.float32)
     assert fast.assessment.warnings == reference.assessment.warnings
     assert fast.assessment.predicted_dice == pytest.approx(reference.assessment.predicted_dice, abs=1e-4)
+
+
+@pytest.mark.parametrize("fragment", [True, False])
+def test_both_roads_leave_the_same_fragments_out_and_say_so(exported_bundle, fragment):
+    scan = read_scan(load_sample().flair)
+    masks = []
+    for predictor, is_reference in zip(both_roads(exported_bundle), (True, False), strict=True):
+        prepared = predictor.prepare(scan)
+        probabilities = np.full(predictor.road.flair(prepared.content).shape, 0.01, np.float32)
+        row, column = (size // 2 for size in probabilities.shape[:2])
+        probabilities[row : row + 20, column : column + 20, 10:14] = 0.99
+        if fragment:
+            probabilities[row - 20 : row - 16, column : column + 4, 20] = 0.99
+        both = torch.from_numpy(np.stack([1 - probabilities, probabilities])).log()
+        prediction = predictor.finish(prepared, Inferred(both if is_reference else probabilities, 0.0))
+        likely = prediction.probabilities > 0.5
+        lost = likely & (prediction.mask == 0)
+        assert prediction.mask.sum() > 1500
+        assert lost.any() == fragment
+        assert 10 < lost.sum() < 25 or not fragment
+        left_out = f"{lost.sum()} voxels in fragments far smaller than the main lesion were left out of the mask."
+        assert prediction.notes == ((left_out,) if fragment else ())
+        masks.append(prediction.mask)
+    np.testing.assert_array_equal(*masks)
 
 
 def test_the_fastest_engine_changes_less_than_a_voxel_in_a_thousand(exported_bundle):

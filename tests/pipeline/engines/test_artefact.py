@@ -23,7 +23,15 @@ def folder(tmp_path):
     hashes = (hash_file(tmp_path / name) for name in names)
     write_manifest(
         tmp_path,
-        Manifest(*hashes, 3, {"divisor": 16}, {"highest_noise": 0.2}, {"lower_percentile": 0.5}, {"torch": "2"}),
+        Manifest(
+            *hashes,
+            3,
+            frame={"divisor": 16},
+            noise={"highest_noise": 0.2},
+            intensity={"lower_percentile": 0.5},
+            components={"smallest_share": 0.3},
+            software={"torch": "2"},
+        ),
     )
     return tmp_path
 
@@ -38,6 +46,7 @@ def test_what_was_written_is_read(folder):
     assert artefact.manifest.frame == {"divisor": 16}
     assert artefact.manifest.intensity == {"lower_percentile": 0.5}
     assert artefact.manifest.noise == {"highest_noise": 0.2}
+    assert artefact.manifest.components == {"smallest_share": 0.3}
     assert artefact.manifest.in_channels == 3
 
 
