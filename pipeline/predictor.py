@@ -38,7 +38,7 @@ SMOOTHED = (
     "missed, so review the mask."
 )
 
-FRAGMENTS = "{} voxels in fragments far smaller than the main lesion were left out of the mask."
+FRAGMENTS = "Fragments far smaller than the main lesion were left out of the mask (voxels: {})."
 
 
 @dataclass(frozen=True, eq=False)

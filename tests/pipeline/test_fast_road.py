@@ -72,7 +72,7 @@ def test_both_roads_leave_the_same_fragments_out_and_say_so(exported_bundle, fra
         assert prediction.mask.sum() > 1500
         assert lost.any() == fragment
         assert 10 < lost.sum() < 25 or not fragment
-        left_out = f"{lost.sum()} voxels in fragments far smaller than the main lesion were left out of the mask."
+        left_out = f"Fragments far smaller than the main lesion were left out of the mask (voxels: {lost.sum()})."
         assert prediction.notes == ((left_out,) if fragment else ())
         masks.append(prediction.mask)
     np.testing.assert_array_equal(*masks)
