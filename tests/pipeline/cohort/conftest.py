@@ -19,7 +19,7 @@ def write_scan(anatomy: tuple[NDArray[np.int16], NDArray[np.bool_]]) -> Callable
 
     def write(path: Path, number: int = 0) -> Path:
         volume = anatomy[0].copy()
-        volume[20 : 22 + number, 12:16, 3:5] = 950
+        volume[28:34, 28 - number : 30, 6:8] = 950  # beside the lesion, so that it is no fragment
         volume[0, 0, 0] = number
         image = nib.Nifti1Image(volume, np.diag([-0.9, 1.1, 4.5, 1.0]))
         image.header.set_xyzt_units("mm")
