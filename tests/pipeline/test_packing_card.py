@@ -66,7 +66,7 @@ def test_every_figure_is_one_of_the_metadata_and_of_the_documentation(shipped):
     assert model["name"] == bundle.name
     values = [metric["value"] for result in model["results"] for metric in result["metrics"]]
     assert values == list(json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"].values())
-    assert all(re.search(rf"\b{value}\b", text) for value in values)
+    assert all(re.search(rf"\b{value:.3f}\b", text) for value in values)
     for result in model["results"]:
         assert {"type", "name"} <= set(result["dataset"])
         assert all({"type", "name", "value"} == set(metric) for metric in result["metrics"])
