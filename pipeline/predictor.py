@@ -200,6 +200,7 @@ class Predictor:
         assessment = None
         if self.assessor is not None:
             assessment = self.assessor.assess(self.road.flair(prepared.content), probabilities, mask)
+        left_out = np.count_nonzero(probabilities > 0.5) - np.count_nonzero(mask)
         seconds = {
             "preprocess": prepared.seconds,
             "network": inferred.seconds,
@@ -208,13 +209,12 @@ class Predictor:
         smoothed = self.road.was_smoothed(prepared.content)
         if smoothed and assessment is not None:
             assessment = replace(assessment, review=True)
-        left_out = np.count_nonzero(probabilities > 0.5) - np.count_nonzero(mask)
         return Prediction(
             mask,
             probabilities,
             assessment,
             warnings=(SMOOTHED,) if smoothed else (),
-            notes=(FRAGMENTS.format(left_out),) if left_out else (),
+            notes=(FRAGMENTS.format(left_out),) if left_out > 0 else (),
             seconds=seconds,
         )
 
