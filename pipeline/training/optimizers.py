@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.training.precision import computes_bfloat16
+
 __all__ = ["MuonAdamW", "orthogonalize"]
 
 SMALLEST_SIDE = 16  # of a kernel as a matrix; smaller ones (first and last layers, gates) are AdamW's
@@ -74,7 +76,8 @@ class MuonAdamW(torch.optim.AdamW):
 def orthogonalize(matrix: Tensor) -> Tensor:
     """Return the matrix with its singular values brought near 1, its singular vectors kept.
 
-    Five Newton-Schulz steps in bfloat16, which training does not need more exact than to within 0.7 to 1.2.
+    Five Newton-Schulz steps, in bfloat16 where the device computes it: training does not need the values more exact
+    than to within 0.7 to 1.2.
 
     Args:
         matrix: ``(rows, columns)``, of any floating-point type.
@@ -84,7 +87,7 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    result: Tensor = wide.bfloat16()
+    result: Tensor = wide.bfloat16() if computes_bfloat16(wide.device) else wide.float()
     result = result / result.norm().clamp(min=1e-7)  # so that no singular value is above 1
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = result @ result.T

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from pipeline.training import optimizers
 from pipeline.training.optimizers import MuonAdamW, orthogonalize
 
 LEARNING_RATE = 1e-2
@@ -25,8 +26,12 @@ def give_gradients(network: torch.nn.Module, seed: int = 1) -> None:
     network(inputs).square().mean().backward()
 
 
+@pytest.mark.parametrize("has_bfloat16", [True, False])
 @pytest.mark.parametrize("shape", [(24, 160), (160, 24), (32, 32)])
-def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int]) -> None:
+def test_singular_values_come_near_one_and_vectors_stay(
+    shape: tuple[int, int], has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizers, "computes_bfloat16", lambda device: has_bfloat16)
     torch.manual_seed(0)
     left, values, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     matrix = left * values.clamp(min=0.1 * values.max()) @ right  # no direction is all but missing
