@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
@@ -67,13 +67,14 @@ def overlap(
     prepare: Callable[[Item], Prepared],
     infer: Callable[[Prepared], Computed],
     finish: Callable[[Prepared, Computed], Result],
-) -> Iterator[tuple[Item, Result | AR2UNetError]]:
+) -> Generator[tuple[Item, Result | AR2UNetError], None, None]:
     """Take each item through three steps, each of which works at another item meanwhile.
 
     ``infer`` runs in the calling thread, ``prepare`` and ``finish`` in a thread each, so no step ever runs twice at
     once. A step that is slower than the others holds them up: never are more than ``AHEAD`` items prepared, nor
-    more than ``BEHIND`` waiting to be finished. Whatever ends the iteration early (an interrupt, an exception in a
-    step or in whoever iterates) lets the steps that run come to their end, starts no other, and joins the threads.
+    more than ``BEHIND`` waiting to be finished. What ends the iteration early (an interrupt, an exception in a step,
+    ``close()``) lets the steps that run come to their end, starts no other, and joins the threads. After an exception
+    of its own, whoever iterates has to close it: else the threads go on as long as the exception's frames are kept.
 
     Args:
         items: Iterated in the calling thread.

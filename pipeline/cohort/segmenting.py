@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -88,8 +89,10 @@ class Segmenter:
         stream = overlap(
             tasks(), prepare=_guarded(self._prepare), infer=_guarded(self._infer), finish=_guarded(self._finish)
         )
-        for task, result in stream:
-            receive(_outcome(task, result))
+        # Closed here: until then its threads may go on writing, and whoever handles the exception keeps it open.
+        with closing(stream):
+            for task, result in stream:
+                receive(_outcome(task, result))
 
     def segment_one(self, found: FoundScan) -> Outcome:
         """Segment one case, if it is not done yet.

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import threading
 
 import pytest
 
@@ -133,8 +134,11 @@ def test_whatever_ends_a_run_early_the_table_says_what_was_done_and_the_rest_fol
             raise error
 
     out = scans.parent / "stopped"
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as stopped:
         run(scans, out, on_progress=stop)
+    # Nobody writes any more, although the exception, and with it every frame that it came through, is still there.
+    assert stopped.tb is not None
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prepare", "finish"))]
     with (out / "cohort.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     assert "3 not reached yet" in (out / "cohort.html").read_text()
