@@ -2,12 +2,12 @@
 
     python bench/training.py --dataset_dir DATA --json training.json --plot training.png
 
-DATA is what `ar2unet prepare` writes. Ours is the trainer that train.yaml describes, run for some iterations, with its
-loader, augmentation, loss, optimiser and handlers: bfloat16, channels last, slices cropped to the head, volumes
-cached. The plain MONAI way is the same trainer with float32, NCHW, slices of 256 x 256, and volumes that are read,
-oriented and normalised by MONAI's own transforms each time they are drawn from; batch, augmentation, loss, optimiser
-and number of workers are ours. The floor of a step is three times its forward work, as the backward pass computes
-twice as much. On CUDA ours is measured compiled and without pinned memory, too.
+DATA is what `ar2unet prepare` writes. Ours is the trainer that train.yaml describes, run for some iterations, with
+its loader, augmentation, loss, optimiser and handlers: bfloat16 where the device computes it, channels last, slices
+cropped to the head, volumes cached. The plain MONAI way is the same trainer with float32, NCHW, slices of 256 x
+256, and volumes that are read, oriented and normalised by MONAI's own transforms each time they are drawn from;
+batch, augmentation, loss, optimiser and number of workers are ours. The floor of a step is three times its forward
+work, as the backward pass computes twice as much. On CUDA ours is measured compiled and without pinned memory, too.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         raise AR2UNetError("--device cuda needs a GPU that torch can use, found none")
     common = common_overrides(options, device, folder)
     settings = make_settings(device, compiled=options.compile or device == "cuda")
-    floors = {precision: measure_floor(precision, device=device) for precision in ("bf16", "f32")}
+    floors = {name: measure_floor(name, device=device) for name in sorted({each.precision for each in settings})}
     matrix = measure_matrix_floor("bf16", device=device) if device == "cuda" else None
     trainings = [
         train(

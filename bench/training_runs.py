@@ -47,11 +47,16 @@ class Setting:
 
 def make_settings(device: str, *, compiled: bool) -> list[Setting]:
     """Return the ways to train on a device: ours, its variants, and the plain MONAI way with two networks."""
-    settings = [Setting(OURS, "bf16")]
+    import torch
+
+    from pipeline.training.precision import computes_bfloat16
+
+    ours = "bf16" if computes_bfloat16(torch.device(device)) else "f32"  # as train.yaml decides
+    settings = [Setting(OURS, ours)]
     if compiled:
-        settings.append(Setting("ours, compiled", "bf16", overrides={"train#trainer#compile": True}))
+        settings.append(Setting("ours, compiled", ours, overrides={"train#trainer#compile": True}))
     if device == "cuda":
-        settings.append(Setting("ours, memory not pinned", "bf16", overrides={"train#dataloader#pin_memory": False}))
+        settings.append(Setting("ours, memory not pinned", ours, overrides={"train#dataloader#pin_memory": False}))
     attention_unet = network_definitions(yaml.safe_load(TRAIN.read_text())["network_def"])["attention_unet"]
     other = {**plain_overrides(), "network_def": attention_unet}
     return [

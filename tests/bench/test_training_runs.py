@@ -6,6 +6,8 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
+from pipeline.training.precision import computes_bfloat16
+
 SMALL = {"channels": [4, 8], "recurrences": 1, "batch_size": 2, "slices_per_patient": 2, "slice_size": [16, 32]}
 SMALL = {**SMALL, "num_workers": 0, "warmup_iterations": 1}
 
@@ -64,11 +66,13 @@ def test_rates_are_those_of_all_iterations_and_the_step_is_the_median_one(script
         ("cuda", True, ["ours", "ours, compiled", "ours, memory not pinned"]),
     ],
 )
-def test_ours_comes_first_and_the_plain_way_last(script, device, compiled, names):
+@pytest.mark.parametrize("precision", ["bf16", "f32"])
+def test_ours_comes_first_and_the_plain_way_last(script, device, compiled, names, precision, monkeypatch):
+    monkeypatch.setattr("pipeline.training.precision.computes_bfloat16", lambda device: precision == "bf16")
     settings = script.make_settings(device, compiled=compiled)
     assert [s.name for s in settings] == [*names, "plain MONAI, AR2-UNet", "plain MONAI, AttentionUnet"]
     assert [s.plain for s in settings] == [False] * len(names) + [True, True]
-    assert [s.precision for s in settings] == ["bf16"] * len(names) + ["f32", "f32"]
+    assert [s.precision for s in settings] == [precision] * len(names) + ["f32", "f32"]
 
 
 def test_variants_of_ours_change_one_thing_each(script, common):
@@ -98,7 +102,7 @@ def test_ours_is_what_train_yaml_says(script, common):
     assert type(dataset).__name__ == "CacheDataset"
     assert batch["image"].shape == (4, 3, 16, 32)
     assert any(not weight.is_contiguous() for weight in network.parameters() if weight.ndim == 4)
-    assert config.get_parsed_content("train#inferer").enabled
+    assert config.get_parsed_content("train#inferer").enabled == computes_bfloat16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
