@@ -22,6 +22,7 @@ import numpy as np
 from components import components_table
 from numpy.typing import NDArray
 from other_weights import bundle_with
+from remaining_error import remaining_error_table
 
 from pipeline.confidence.predicted_dice import DicePredictor, fit_dice_predictor, soft_dice, write_dice_predictor
 from pipeline.errors import AR2UNetError
@@ -254,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(markdown_table(results))
         for name, held_out in cases.items():
             print(f"\nMean Dice by the smallest component that is kept, {name}:\n\n{components_table(held_out)}")
+            print(f"\nWhere the remaining error lies, {name}:\n\n{remaining_error_table(held_out)}")
         if options.json:
             options.json.write_text(json.dumps(results, indent=1) + "\n")
         if options.csv:
