@@ -77,7 +77,11 @@ def run_cohort(
 
         write_dataset_description(folder.out, bids_root, ignored=(MARKER, CASES, TABLE_FILE, PAGE_FILE))
 
+    last: Outcome | None = None
+
     def receive(outcome: Outcome) -> None:
+        nonlocal last
+        last = outcome
         row = _settle(folder, outcome)
         kind = "failed" if row.status == FAILED else "segmented" if outcome.workplace is not None else "unchanged"
         counts[kind] += 1
@@ -91,6 +95,9 @@ def run_cohort(
     try:
         segment_all(cases, receive)
     finally:
+        # An interrupt may have come between the results' arrival in their place and the table.
+        if last is not None and folder.find_done(last.found.name, last.key) is not None:
+            table.add(last.row)
         table.write()
         write_page(page, folder, table.lines(), len(cases))
     return Summary(total=len(cases), **counts, table=table.path, page=page)

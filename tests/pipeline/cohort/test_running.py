@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from pipeline.cohort.finding import FoundScan, find_cases
-from pipeline.cohort.folder import open_folder
+from pipeline.cohort.folder import CohortFolder, open_folder
 from pipeline.cohort.keys import Settings
 from pipeline.cohort.running import run_cohort
 from pipeline.cohort.segmenting import Segmenter
@@ -145,6 +145,23 @@ def test_whatever_ends_a_run_early_the_table_says_what_was_done_and_the_rest_fol
     run(scans, out)
     run(scans, scans.parent / "undisturbed")
     assert results_of(out) == results_of(scans.parent / "undisturbed")
+
+
+def test_an_interrupt_between_a_cases_place_and_the_table_does_not_lose_its_row(run, scans, monkeypatch):
+    commit = CohortFolder.commit
+
+    def commit_and_interrupt(self, *args):
+        commit(self, *args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CohortFolder, "commit", commit_and_interrupt)
+    out = scans.parent / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        run(scans, out)
+    (place,) = (out / "cases").iterdir()
+    with (out / "cohort.csv").open(newline="") as file:
+        segmented = [row["case"] for row in csv.DictReader(file) if row["status"] != "failed"]
+    assert segmented == [place.name]
 
 
 def test_what_nobody_foresaw_is_a_row_as_well(run, scans, monkeypatch):
