@@ -6,6 +6,8 @@ PYTHONS := python3.11 python3.12 python3.13 python3
 # The output folder of the demo, and what else to say to pytest: make test ARGS="-k geometry -x"
 OUT := demo_out
 ARGS :=
+# Processes that run the tests, whole files each: `make test WORKERS=0` runs them one after the other in one process.
+WORKERS := 2
 
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' requirements.lock)
@@ -39,8 +41,10 @@ label: $(STAMP) ## Create .venv-label, 4 GB, for `ar2unet label` and its tests
 
 # A key that stands twice in a bundle's config is a mistake; MONAI would silently take one of the two.
 test: export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
+# The processes share the cores: each with a thread for every core would wait for the other's.
+test: export OMP_NUM_THREADS := 1
 test: $(STAMP) $(VIEWER) ## Run the whole test suite: ARGS="-k geometry" narrows it
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting (ruff)
 	$(BIN)/ruff check .

@@ -36,6 +36,7 @@ PROJECT = PYPROJECT["project"]
 CONDA: dict[str, Any] = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 CONDA_SPECS = [spec for spec in CONDA["dependencies"] if isinstance(spec, str)]
 PIP_LINES = next(spec["pip"] for spec in CONDA["dependencies"] if isinstance(spec, dict))
+SUITE = "-m pytest --numprocesses 2 --dist loadfile"  # what `make test` runs
 DECLARED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], *PYPROJECT["build-system"]["requires"]]
 
 
@@ -201,7 +202,7 @@ def test_make_reinstalls_nothing_while_the_lock_is_unchanged(checkout: Checkout,
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         (checkout.folder / name).touch()  # a branch changed and changed back makes every file new
     assert checkout.make(target).returncode == 0
-    assert checkout.calls == {"demo": ["demo -o demo_out"], "test": ["-m pytest"]}[target]
+    assert checkout.calls == {"demo": ["demo -o demo_out"], "test": [SUITE]}[target]
 
 
 @pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
@@ -217,7 +218,7 @@ def test_make_installs_again_when_the_pins_change_even_if_the_file_looks_old(che
 @pytest.mark.parametrize("step", ["torch==", "requirements.lock", "-e .", "pip check", "import matplotlib"])
 def test_an_install_that_breaks_off_is_taken_up_again(checkout: Checkout, step: str) -> None:
     assert checkout.make("test", breaks_at=step).returncode != 0
-    assert "-m pytest" not in checkout.calls
+    assert SUITE not in checkout.calls
     assert checkout.installs()
 
 
@@ -237,11 +238,16 @@ def test_make_exports_the_network_once_and_again_when_what_it_is_made_from_chang
 
 def test_make_fetches_the_viewer_once_and_goes_on_without_it(checkout: Checkout) -> None:
     assert checkout.make("test", breaks_at="pipeline.web.viewer").returncode == 0
-    assert checkout.calls[-2:] == ["-m pipeline.web.viewer", "-m pytest"]
+    assert checkout.calls[-2:] == ["-m pipeline.web.viewer", SUITE]
     assert checkout.make("test").returncode == 0
-    assert checkout.calls == ["-m pipeline.web.viewer", "-m pytest"]
+    assert checkout.calls == ["-m pipeline.web.viewer", SUITE]
     assert checkout.make("test").returncode == 0
-    assert checkout.calls == ["-m pytest"]
+    assert checkout.calls == [SUITE]
+
+
+def test_make_runs_the_tests_that_are_asked_for_in_as_many_processes_as_are_asked_for(checkout: Checkout) -> None:
+    assert checkout.make("test", "WORKERS=0", "ARGS=-k geometry").returncode == 0
+    assert checkout.calls[-1] == "-m pytest --numprocesses 0 --dist loadfile -k geometry"
 
 
 def test_make_says_in_one_line_that_no_python_is_new_enough(checkout: Checkout) -> None:
