@@ -6,7 +6,8 @@ PYTHONS := python3.11 python3.12 python3.13 python3
 # The output folder of the demo, and what else to say to pytest: make test ARGS="-k geometry -x"
 OUT := demo_out
 ARGS :=
-# Processes that run the tests, whole files each: `make test WORKERS=0` runs them one after the other in one process.
+# Processes that run the tests, whole files each, in the order of the folders (else the slowest come last, and one process
+# waits for the other): `make test WORKERS=0` runs them one after the other in one process.
 WORKERS := 2
 
 BIN := .venv/bin
@@ -44,7 +45,7 @@ test: export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
 # The processes share the cores: each with a thread for every core would wait for the other's.
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP) $(VIEWER) ## Run the whole test suite: ARGS="-k geometry" narrows it
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting (ruff)
 	$(BIN)/ruff check .

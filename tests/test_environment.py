@@ -36,7 +36,7 @@ PROJECT = PYPROJECT["project"]
 CONDA: dict[str, Any] = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 CONDA_SPECS = [spec for spec in CONDA["dependencies"] if isinstance(spec, str)]
 PIP_LINES = next(spec["pip"] for spec in CONDA["dependencies"] if isinstance(spec, dict))
-SUITE = "-m pytest --numprocesses 2 --dist loadfile"  # what `make test` runs
+SUITE = "-m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder"  # what `make test` runs
 DECLARED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"], *PYPROJECT["build-system"]["requires"]]
 
 
@@ -247,7 +247,7 @@ def test_make_fetches_the_viewer_once_and_goes_on_without_it(checkout: Checkout)
 
 def test_make_runs_the_tests_that_are_asked_for_in_as_many_processes_as_are_asked_for(checkout: Checkout) -> None:
     assert checkout.make("test", "WORKERS=0", "ARGS=-k geometry").returncode == 0
-    assert checkout.calls[-1] == "-m pytest --numprocesses 0 --dist loadfile -k geometry"
+    assert checkout.calls[-1] == "-m pytest --numprocesses 0 --dist loadfile --no-loadscope-reorder -k geometry"
 
 
 def test_make_says_in_one_line_that_no_python_is_new_enough(checkout: Checkout) -> None:
