@@ -88,9 +88,11 @@ $(STAMP):
 	fi
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The .venv here is older than Python 3.11: run make distclean first.")'
 	@echo "filling .venv from requirements.lock; the first time takes some minutes"
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@# What pip would do on one core, on all of them. Some packages bring files that are not meant to compile.
+	$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
 	$(BIN)/python -m pip check
 	@$(BIN)/python -c 'import matplotlib.pyplot, monai.bundle, nibabel, numpy, scipy.ndimage, SimpleITK, torch, typer' \
 	    || { echo "The packages do not load; an interrupted install can do that: make distclean, then again." >&2; exit 1; }
