@@ -228,7 +228,7 @@ def test_make_installs_again_when_the_pins_change_even_if_the_file_looks_old(che
 @pytest.mark.parametrize("step", ["torch==", "requirements.lock", "-e .", "pip check", "import matplotlib"])
 def test_an_install_that_breaks_off_is_taken_up_again(checkout: Checkout, step: str) -> None:
     assert checkout.make("test", breaks_at=step).returncode != 0
-    assert SUITE not in checkout.calls
+    assert not any("pytest" in call for call in checkout.calls)
     assert checkout.installs()
 
 
