@@ -240,6 +240,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="what `ar2unet prepare lgg` wrote")
     parser.add_argument("--weights", nargs="+", required=True, metavar="FOLD=FILE", help="of one fold or more")
     parser.add_argument("--bundle", type=Path, default=SEGMENTATION_BUNDLE)
+    parser.add_argument("--network", type=Path, metavar="FILE", help="config on top of the bundle's inference.yaml")
     parser.add_argument("--json", type=Path, help="write the figures, patient by patient")
     parser.add_argument("--csv", type=Path, help="write the patients' scores as a table")
     parser.add_argument("--ship", type=Path, metavar="FILE", help="write these weights into the bundle, calibrated")
@@ -277,7 +278,7 @@ def segment_held_out(options: argparse.Namespace) -> dict[str, list[HeldOut]]:
     for pair in options.weights:
         fold, _, weights = pair.partition("=")
         with tempfile.TemporaryDirectory() as folder:
-            predictor = Predictor(bundle_with(Path(weights), options.bundle, Path(folder, "bundle")))
+            predictor = Predictor(bundle_with(Path(weights), options.bundle, Path(folder, "bundle"), options.network))
             predictor.assessor = None  # what it would assess by is what is being fitted here
             for name, held_out in cases.items():
                 held_out += predict_held_out(options.data, int(fold), predictor, flair_alone=name == "FLAIR alone")

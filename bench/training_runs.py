@@ -72,7 +72,7 @@ def plain_overrides() -> dict[str, Any]:
     return {
         "amp": False,
         "slice_size": PLAIN_SIZE,
-        "placed_network": "$weights.load_weights(@network_def, @initial_weights).to(@device)",
+        "placed_network": "$@initialized_network.to(@device)",
         "volume_transforms": [
             {"_target_": "Orientationd", "keys": ["image", "label"], "axcodes": "LPS", "labels": sides},
             {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True},

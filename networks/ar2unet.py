@@ -12,8 +12,9 @@
 Alom et al. 2018 ("Recurrent residual convolutional neural network based on U-Net") with the attention
 gates of Oktay et al. 2018 ("Attention U-Net"); ``docs/networks.md`` tells the wirings apart. With a ``patch_size``
 above 1 a strided convolution in front of encoder 0 makes one position of each patch of voxels, and the head gives
-each voxel of the patch its logits. The blocks are in ``networks/blocks.py``; ``GatedUNet``, the shape around them,
-serves ``AttentionResidualUNet`` too.
+each voxel of the patch its logits. With a ``backbone`` each encoder also sees what a network that has learned from
+photographs makes of the image at that level. The blocks are in ``networks/blocks.py``; ``GatedUNet``, the shape around
+them, serves ``AttentionResidualUNet`` too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from torch import nn
 
 from networks.blocks import AttentionGate, RecurrentResidualBlock, patch_layers, upsampling
+from networks.efficientnet_lite import EfficientNetLite, NoBackbone
 from networks.reference_checkpoint import read_reference_checkpoint, rename_to_ours
 
 __all__ = ["AR2UNet", "DecoderLevel", "GatedUNet"]
@@ -77,6 +79,7 @@ class GatedUNet(nn.Module):
         upsample: ``"deconv"`` or ``"nearest"``, see ``networks.blocks.upsampling``.
         gate: ``"skip"`` weighs the encoder's features by the decoder's signal, ``"decoder"`` the reverse.
         patch_size: Edge length of the patches of voxels that become one position of the top level.
+        backbone: ``"none"`` or ``"efficientnet_lite0"``, see ``AR2UNet``.
 
     Raises:
         ValueError: If an argument is outside what is described above.
@@ -92,10 +95,12 @@ class GatedUNet(nn.Module):
         upsample: Literal["deconv", "nearest"] = "deconv",
         gate: Literal["skip", "decoder"] = "skip",
         patch_size: int = 1,
+        backbone: Literal["none", "efficientnet_lite0"] = "none",
     ) -> None:
         super().__init__()
         _check_sizes(spatial_dims, in_channels, out_channels, channels, patch_size)
         _check_options(upsample, gate)
+        _check_backbone(backbone, spatial_dims, in_channels, len(channels), patch_size)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         # Patches do not overlap, and every spatial size is halved once between two levels.
@@ -103,7 +108,12 @@ class GatedUNet(nn.Module):
 
         self.stem, head = patch_layers(spatial_dims, in_channels, out_channels, channels[0], patch_size)
         first = in_channels if patch_size == 1 else channels[0]
-        self.encoders = nn.ModuleList(block(before, after) for before, after in pairwise((first, *channels)))
+        self.backbone = NoBackbone() if backbone == "none" else EfficientNetLite(len(channels))
+        beside = [0] * len(channels) if backbone == "none" else EfficientNetLite.channels[: len(channels)]
+        self.encoders = nn.ModuleList(
+            block(before + features, after)
+            for (before, after), features in zip(pairwise((first, *channels)), beside, strict=True)
+        )
         self.pool = nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
         self.decoders = nn.ModuleList(  # deepest first: the order in which they run
             DecoderLevel(spatial_dims, below, here, block, upsample, gate)
@@ -125,10 +135,13 @@ class GatedUNet(nn.Module):
         """
         self._check_image(image)
         skips: list[torch.Tensor] = []
+        features: list[torch.Tensor] = self.backbone(image)  # one for each level, or none at all
         x = self.stem(image)  # every spatial size divided by patch_size
         for level, encoder in enumerate(self.encoders):
             if level > 0:
                 x = self.pool(x)  # every spatial size halved
+            if level < len(features):
+                x = torch.cat((x, features[level]), dim=1)
             x = encoder(x)  # (B, channels[level], ...)
             skips.append(x)
         x = skips.pop()
@@ -175,6 +188,10 @@ class AR2UNet(GatedUNet):
             for the 2020s") have it. 1 is the published network. With 2, twice the channels and a level less
             are the same work on the same fields of view, over half as many numbers to read and write: what
             bounds the speed at 16 channels is memory.
+        backbone: ``"efficientnet_lite0"`` concatenates to the input of each encoder the features that
+            ``networks.efficientnet_lite`` has at that level, for slices of 3 sequences, patches of 2 x 2 and at most
+            four levels. Its weights are random here; ``pipeline.weights.load_backbone`` brings those learned from
+            photographs, which a hundred patients cannot teach. ``"none"``, the default, is the published network.
 
     Raises:
         ValueError: If an argument is outside what is described above.
@@ -190,6 +207,7 @@ class AR2UNet(GatedUNet):
         upsample: Literal["deconv", "nearest"] = "deconv",
         gate: Literal["skip", "decoder"] = "skip",
         patch_size: int = 1,
+        backbone: Literal["none", "efficientnet_lite0"] = "none",
     ) -> None:
         if recurrences < 0:
             raise ValueError(f"recurrences must be at least 0, got {recurrences!r}")
@@ -199,7 +217,7 @@ class AR2UNet(GatedUNet):
                 spatial_dims, before, after, recurrences, rectify_projection=gate == "decoder"
             )
 
-        super().__init__(spatial_dims, in_channels, out_channels, channels, block, upsample, gate, patch_size)
+        super().__init__(spatial_dims, in_channels, out_channels, channels, block, upsample, gate, patch_size, backbone)
 
     @classmethod
     def from_reference_checkpoint(cls, path: str | os.PathLike[str]) -> AR2UNet:
@@ -250,3 +268,18 @@ def _check_options(upsample: str, gate: str) -> None:
         raise ValueError(f"gate must be 'skip' or 'decoder', got {gate!r}")
     if gate == "decoder" and upsample != "nearest":
         raise ValueError(f"upsample must be 'nearest' with gate='decoder' (the reference's wiring), got {upsample!r}")
+
+
+def _check_backbone(backbone: str, spatial_dims: int, in_channels: int, levels: int, patch_size: int) -> None:
+    """Refuse a backbone that does not exist, or whose features lie on other grids than the encoders."""
+    if backbone not in ("none", "efficientnet_lite0"):
+        raise ValueError(f"backbone must be 'none' or 'efficientnet_lite0', got {backbone!r}")
+    if backbone == "none":
+        return
+    needed = {"spatial_dims": 2, "in_channels": 3, "patch_size": 2}
+    given = {"spatial_dims": spatial_dims, "in_channels": in_channels, "patch_size": patch_size}
+    for name, value in needed.items():
+        if given[name] != value:
+            raise ValueError(f"{name} must be {value} with backbone={backbone!r}, got {given[name]!r}")
+    if levels > len(EfficientNetLite.channels):
+        raise ValueError(f"channels must name at most 4 levels with backbone={backbone!r}, got {levels}")

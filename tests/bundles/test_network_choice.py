@@ -7,8 +7,10 @@ import torch
 from monai.bundle import ConfigParser
 
 from networks.attention_residual_unet import AttentionResidualUNet
+from networks.efficientnet_lite import EfficientNetLite
 
 NETWORK = "network_attention_residual_unet.yaml"
+BACKBONE = "network_backbone.yaml"
 LOSSES = ("loss_focal.yaml", "loss_dice_focal.yaml")
 SHAPE = (3, 2, 6, 5)  # logits of slices (B, 2, H, W), all sizes different
 
@@ -69,6 +71,21 @@ def test_the_network_is_turned_by_keys_of_its_own(stack):
     parser["network_def#channels"] = [4, 6]
     network = parser.get_parsed_content("network_def")
     assert [encoder.residual.conv_0.pointwise.out_channels for encoder in network.encoders] == [4, 6]
+
+
+@pytest.mark.parametrize("below", ["train.yaml", "inference.yaml"])
+def test_the_network_has_a_backbone_on_top_of_training_and_of_inference(stack, below):
+    networks = [stack(*names).get_parsed_content("network_def") for names in ([below], [below, BACKBONE])]
+    assert [isinstance(network.backbone, EfficientNetLite) for network in networks] == [False, True]
+    own = {name.partition(".")[0] for name in networks[1].state_dict()}
+    assert own == {"backbone", "stem", "encoders", "decoders", "head"}
+
+
+def test_a_backbone_changes_how_a_training_runs_and_nothing_that_it_learns_from(stack):
+    plain, changed = stack("train.yaml").get(), stack("train.yaml", BACKBONE).get()
+    different = {part for part in plain | changed if plain.get(part) != changed.get(part)}
+    windows = {"slice_size", "window_sizes", "window_weights", "prepare_batch"}
+    assert different == {"network_def", "epochs", "warmup_iterations", *windows}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
+from networks.ar2unet import AR2UNet
 from pipeline.errors import BundleError
+from pipeline.weights import load_backbone
 
 pytestmark = pytest.mark.filterwarnings(
     # MONAI's EarlyStopHandler names arguments as ignite did before 0.5.5.
@@ -82,8 +84,6 @@ def test_the_command_trains_as_many_epochs_as_it_was_told(resumed_run):
 
 
 def test_the_overrides_reach_the_network(resumed_run):
-    from networks.ar2unet import AR2UNet
-
     network = AR2UNet(2, 3, 2, channels=(4, 8, 16), recurrences=1, patch_size=2)
     for name in ("model_best.pt", "model_final.pt"):
         network.load_state_dict(torch.load(resumed_run.folder / name, weights_only=True))
@@ -312,3 +312,26 @@ def test_weights_of_another_network_do_not_start_a_training(bundle, in_bundle):
         parser.get_parsed_content("network")
     assert isinstance(caught.value.__cause__, BundleError)
     assert "model.pt" in str(caught.value.__cause__)
+
+
+def test_a_training_starts_from_the_published_backbone_and_teaches_it_at_its_share_of_the_rate(start_training):
+    workflow = start_training("network_backbone.yaml", epochs=1)
+    network = workflow.parser.get_parsed_content("network")
+    before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
+    published = load_backbone(AR2UNet(2, 3, 2, channels=(4, 8), patch_size=2, backbone="efficientnet_lite0"))
+    assert all(torch.equal(value, before[name]) for name, value in published.backbone.state_dict().items())
+    rates = [group["initial_lr"] for group in workflow.parser.get_parsed_content("optimizer").param_groups]
+    assert rates == pytest.approx([LEARNING_RATE, LEARNING_RATE / 4])
+    workflow.run()
+    moved = [name for name, value in network.backbone.named_parameters() if not torch.equal(value, before[name])]
+    assert len(moved) == len(list(network.backbone.parameters()))
+
+
+def test_a_training_with_backbone_sees_windows_of_the_sizes_asked_for(start_training):
+    sizes = {"window_sizes": [[16, 24], [32, 40]], "window_weights": [0.5, 0.5]}
+    workflow = start_training("network_backbone.yaml", **sizes)
+    shapes = []
+    network = workflow.parser.get_parsed_content("network")
+    network.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape[2:])))
+    workflow.run()
+    assert set(shapes) == {(16, 24), (32, 40)}

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
+from networks.efficientnet_lite import NoBackbone
 from pipeline.training import optimizers
-from pipeline.training.optimizers import MuonAdamW, orthogonalize
+from pipeline.training.optimizers import MuonAdamW, orthogonalize, parameter_groups
 
 LEARNING_RATE = 1e-2
 
@@ -116,3 +117,31 @@ def test_run_goes_on_after_loading_its_state_as_if_it_had_not_stopped(network: t
 def test_closure_is_refused(network: torch.nn.Module) -> None:
     with pytest.raises(ValueError, match="no closure"):
         MuonAdamW(network.parameters()).step(lambda: 0.0)
+
+
+def test_groups_keep_a_backbone_apart_at_its_share_of_the_rate() -> None:
+    network = torch.nn.Module()
+    network.backbone, network.head = torch.nn.Conv2d(16, 16, 3), torch.nn.Conv2d(16, 16, 3)
+    rest, backbone = parameter_groups(network, 0.2, 0.25)
+    assert [id(each) for each in rest["params"]] == [id(each) for each in network.head.parameters()]
+    assert [id(each) for each in backbone["params"]] == [id(each) for each in network.backbone.parameters()]
+    assert (rest["lr"], backbone["lr"], backbone["muon"]) == (0.2, 0.05, False)
+
+
+@pytest.mark.parametrize("backbone", [NoBackbone(), None])
+def test_a_network_without_backbone_is_one_group(network: torch.nn.Module, backbone: torch.nn.Module | None) -> None:
+    if backbone is not None:
+        network.backbone = backbone
+    (group,) = parameter_groups(network, 0.2, 0.25)
+    assert len(group["params"]) == len(list(network.parameters()))
+
+
+def test_a_group_without_muon_moves_as_with_adamw(network: torch.nn.Module) -> None:
+    plain = copy.deepcopy(network)
+    give_gradients(network)
+    give_gradients(plain)
+
+    MuonAdamW([{"params": network.parameters(), "muon": False}], lr=LEARNING_RATE, weight_decay=0.1).step()
+    torch.optim.AdamW(plain.parameters(), lr=LEARNING_RATE, weight_decay=0.1).step()
+
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(network.parameters(), plain.parameters(), strict=True))
