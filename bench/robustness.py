@@ -329,6 +329,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fold", type=int, required=True, help="whose patients are segmented")
     parser.add_argument("--bundle", type=Path, default=SEGMENTATION_BUNDLE, help="default: the shipped one")
     parser.add_argument("--checkpoint", type=Path, metavar="PT", help="weights in place of the bundle's own")
+    parser.add_argument("--network", type=Path, metavar="FILE", help="config on top, with --checkpoint")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N patients, for trying out")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results here, too")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw them here")
@@ -341,10 +342,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.limit is not None and options.limit < 1:
             raise AR2UNetError(f"--limit must be at least 1, got {options.limit}")
+        if options.network is not None and options.checkpoint is None:
+            raise AR2UNetError("--network needs the --checkpoint of such a network")
         with tempfile.TemporaryDirectory() as folder:
             bundle = options.bundle
             if options.checkpoint is not None:
-                bundle = bundle_with(options.checkpoint, bundle, Path(folder, "bundle"))
+                bundle = bundle_with(options.checkpoint, bundle, Path(folder, "bundle"), options.network)
             predictor = Predictor(bundle)
             result = measure(predictor, read_cases(options.data, options.fold, options.limit), changes())
         print(markdown_table(result))

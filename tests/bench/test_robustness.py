@@ -275,6 +275,7 @@ def test_the_whole_script_writes_table_json_and_plot_and_turning_costs_nothing(
         (["--limit", "0"], "--limit must be at least 1, got 0"),
         (["--bundle", "nowhere"], "nowhere must be a bundle"),
         (["--checkpoint", "gone.pt"], "gone.pt must be the weights of a training"),
+        (["--network", "network.yaml"], "--network needs the --checkpoint of such a network"),
     ],
 )
 def test_bad_options_end_in_one_line_and_exit_code_2(script, prepared_dataset, capsys, change, reason):
