@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from networks.blocks import AttentionGate, RecurrentResidualBlock, patch_layers, upsampling
-from networks.efficientnet_lite import EfficientNetLite, NoBackbone
+from networks.efficientnet_lite import LEVELS, EfficientNetLite, NoBackbone
 from networks.reference_checkpoint import read_reference_checkpoint, rename_to_ours
 
 __all__ = ["AR2UNet", "DecoderLevel", "GatedUNet"]
@@ -108,11 +108,10 @@ class GatedUNet(nn.Module):
 
         self.stem, head = patch_layers(spatial_dims, in_channels, out_channels, channels[0], patch_size)
         first = in_channels if patch_size == 1 else channels[0]
-        self.backbone = NoBackbone() if backbone == "none" else EfficientNetLite(len(channels))
-        beside = [0] * len(channels) if backbone == "none" else EfficientNetLite.channels[: len(channels)]
+        self.backbone = (NoBackbone if backbone == "none" else EfficientNetLite)(len(channels))
         self.encoders = nn.ModuleList(
             block(before + features, after)
-            for (before, after), features in zip(pairwise((first, *channels)), beside, strict=True)
+            for (before, after), features in zip(pairwise((first, *channels)), self.backbone.channels, strict=True)
         )
         self.pool = nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
         self.decoders = nn.ModuleList(  # deepest first: the order in which they run
@@ -281,5 +280,5 @@ def _check_backbone(backbone: str, spatial_dims: int, in_channels: int, levels: 
     for name, value in needed.items():
         if given[name] != value:
             raise ValueError(f"{name} must be {value} with backbone={backbone!r}, got {given[name]!r}")
-    if levels > len(EfficientNetLite.channels):
+    if levels > len(LEVELS):
         raise ValueError(f"channels must name at most 4 levels with backbone={backbone!r}, got {levels}")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["EfficientNetLite", "NoBackbone", "rename_published"]
+__all__ = ["LEVELS", "EfficientNetLite", "NoBackbone", "rename_published"]
 
 
 class Stage(NamedTuple):
@@ -115,13 +115,12 @@ class EfficientNetLite(nn.Module):
         levels: How many of these, from the first on, 1 to 4.
 
     Attributes:
-        channels: Features at each of the four.
+        channels: Features at each of them.
     """
-
-    channels = tuple(stages[-1].channels for stages in LEVELS)
 
     def __init__(self, levels: int = len(LEVELS)) -> None:
         super().__init__()
+        self.channels = tuple(stages[-1].channels for stages in LEVELS[:levels])
         self.stem = ConvNorm(3, STEM_CHANNELS, 3, stride=2)
         self.levels = nn.ModuleList()
         before, count = STEM_CHANNELS, 0
@@ -144,7 +143,11 @@ class EfficientNetLite(nn.Module):
 
 
 class NoBackbone(nn.Module):
-    """What a network without a backbone has in its place: no features, no weights."""
+    """What a network without a backbone has in its place: no features at any of its levels, no weights."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.channels = (0,) * levels
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Return an empty list."""

@@ -87,7 +87,7 @@ def test_published_kernels_have_the_sizes_that_the_paper_states(published):
 def test_features_lie_at_a_half_to_a_sixteenth_of_the_image(backbone):
     shapes = [list(each.shape) for each in backbone(torch.randn(3, 3, 32, 96))]
     assert shapes == [[3, 16, 16, 48], [3, 24, 8, 24], [3, 40, 4, 12], [3, 112, 2, 6]]
-    assert EfficientNetLite.channels == (16, 24, 40, 112)
+    assert backbone.channels == (16, 24, 40, 112)
 
 
 def test_training_leaves_a_slice_its_residuals_or_drops_them_whole():

@@ -128,7 +128,7 @@ def test_groups_keep_a_backbone_apart_at_its_share_of_the_rate() -> None:
     assert (rest["lr"], backbone["lr"], backbone["muon"]) == (0.2, 0.05, False)
 
 
-@pytest.mark.parametrize("backbone", [NoBackbone(), None])
+@pytest.mark.parametrize("backbone", [NoBackbone(2), None])
 def test_a_network_without_backbone_is_one_group(network: torch.nn.Module, backbone: torch.nn.Module | None) -> None:
     if backbone is not None:
         network.backbone = backbone
