@@ -34,7 +34,8 @@ from pipeline.errors import AR2UNetError, BundleError, DatasetError
 from pipeline.evaluation.tables import SUMMARY_FILE, write_summary
 from pipeline.predictor import SEGMENTATION_BUNDLE
 
-NETWORKS = ("unet", "attention_unet", "attention_residual_unet", "ar2unet_reference", "ar2unet_published", "ar2unet")
+NETWORKS = ("unet", "attention_unet", "attention_residual_unet")
+NETWORKS = (*NETWORKS, "ar2unet_reference", "ar2unet_published", "ar2unet_without_backbone", "ar2unet")
 TRAIN, EVALUATE = (SEGMENTATION_BUNDLE / "configs" / name for name in ("train.yaml", "evaluate.yaml"))
 PROBE_EPOCHS = 3  # of which the first, in which workers start and libraries warm up, is not counted
 SPARE = 0.03  # share of the budget kept free, because no machine runs evenly
@@ -114,6 +115,7 @@ def network_definitions(ours: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "attention_residual_unet": {"_target_": "networks.attention_residual_unet.AttentionResidualUNet", **patched},
         "ar2unet_reference": {**published, "upsample": "nearest", "gate": "decoder"},
         "ar2unet_published": published,
+        "ar2unet_without_backbone": {**ours, "backbone": "none"},
         "ar2unet": dict(ours),
     }
 

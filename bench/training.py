@@ -30,6 +30,7 @@ from training_runs import OURS, PLAIN, Training, make_settings, train
 from pipeline.errors import AR2UNetError
 from pipeline.training.entries import datalist_entries
 
+SLICE_SIZE = [192, 208]  # pixels: about as many as the mean window of train.yaml
 TIMES_WANTED, FLOORS_ALLOWED, WAITING_ALLOWED = 6.0, 2.0, 0.05
 
 
@@ -48,6 +49,8 @@ def common_overrides(options: argparse.Namespace, device: str, folder: Path) -> 
         "fold": options.fold,
         "epochs": never,
         "val_interval": never,
+        "slice_size": SLICE_SIZE,
+        "prepare_batch": "$monai.engines.default_prepare_batch",  # no windows: every step is the same work
         "train#dataset#data": entries,
         "validate#dataset#cache_rate": 0.0,
         "device": f"$torch.device('{device}')",

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from networks.blocks import AttentionGate, RecurrentResidualBlock, patch_layers, upsampling
-from networks.efficientnet_lite import LEVELS, EfficientNetLite, NoBackbone
+from networks.efficientnet_lite import EfficientNetLite, NoBackbone
 from networks.reference_checkpoint import read_reference_checkpoint, rename_to_ours
 
 __all__ = ["AR2UNet", "DecoderLevel", "GatedUNet"]
@@ -100,7 +100,7 @@ class GatedUNet(nn.Module):
         super().__init__()
         _check_sizes(spatial_dims, in_channels, out_channels, channels, patch_size)
         _check_options(upsample, gate)
-        _check_backbone(backbone, spatial_dims, in_channels, len(channels), patch_size)
+        _check_backbone(backbone, spatial_dims, in_channels, patch_size)
         self.spatial_dims = spatial_dims
         self.in_channels = in_channels
         # Patches do not overlap, and every spatial size is halved once between two levels.
@@ -134,7 +134,7 @@ class GatedUNet(nn.Module):
         """
         self._check_image(image)
         skips: list[torch.Tensor] = []
-        features: list[torch.Tensor] = self.backbone(image)  # one for each level, or none at all
+        features: list[torch.Tensor] = self.backbone(image)  # of the first levels, or of none
         x = self.stem(image)  # every spatial size divided by patch_size
         for level, encoder in enumerate(self.encoders):
             if level > 0:
@@ -188,8 +188,8 @@ class AR2UNet(GatedUNet):
             are the same work on the same fields of view, over half as many numbers to read and write: what
             bounds the speed at 16 channels is memory.
         backbone: ``"efficientnet_lite0"`` concatenates to the input of each encoder the features that
-            ``networks.efficientnet_lite`` has at that level, for slices of 3 sequences, patches of 2 x 2 and at most
-            four levels. Its weights are random here; ``pipeline.weights.load_backbone`` brings those learned from
+            ``networks.efficientnet_lite`` has at that level, the first four at most, for slices of 3 sequences and
+            patches of 2 x 2. Its weights are random here; ``pipeline.weights.load_backbone`` brings those learned from
             photographs, which a hundred patients cannot teach. ``"none"``, the default, is the published network.
 
     Raises:
@@ -269,7 +269,7 @@ def _check_options(upsample: str, gate: str) -> None:
         raise ValueError(f"upsample must be 'nearest' with gate='decoder' (the reference's wiring), got {upsample!r}")
 
 
-def _check_backbone(backbone: str, spatial_dims: int, in_channels: int, levels: int, patch_size: int) -> None:
+def _check_backbone(backbone: str, spatial_dims: int, in_channels: int, patch_size: int) -> None:
     """Refuse a backbone that does not exist, or whose features lie on other grids than the encoders."""
     if backbone not in ("none", "efficientnet_lite0"):
         raise ValueError(f"backbone must be 'none' or 'efficientnet_lite0', got {backbone!r}")
@@ -280,5 +280,3 @@ def _check_backbone(backbone: str, spatial_dims: int, in_channels: int, levels: 
     for name, value in needed.items():
         if given[name] != value:
             raise ValueError(f"{name} must be {value} with backbone={backbone!r}, got {given[name]!r}")
-    if levels > len(LEVELS):
-        raise ValueError(f"channels must name at most 4 levels with backbone={backbone!r}, got {levels}")

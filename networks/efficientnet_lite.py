@@ -112,15 +112,15 @@ class EfficientNetLite(nn.Module):
     Random until the published weights are loaded: ``load_state_dict(rename_published(weights))``.
 
     Args:
-        levels: How many of these, from the first on, 1 to 4.
+        levels: How many levels the network beside it has; those below a sixteenth get no features.
 
     Attributes:
-        channels: Features at each of them.
+        channels: Features at each level, 0 where there are none.
     """
 
     def __init__(self, levels: int = len(LEVELS)) -> None:
         super().__init__()
-        self.channels = tuple(stages[-1].channels for stages in LEVELS[:levels])
+        self.channels = (*(stages[-1].channels for stages in LEVELS[:levels]), *[0] * (levels - len(LEVELS)))
         self.stem = ConvNorm(3, STEM_CHANNELS, 3, stride=2)
         self.levels = nn.ModuleList()
         before, count = STEM_CHANNELS, 0

@@ -107,7 +107,7 @@ def test_work_is_that_of_the_slices_that_are_sent(script, scan):
     height, width, slices = work.sent
     assert (height, width) == (48, 48)  # the head and its margin, without the air at the sides
     assert slices == 9
-    assert work.flops / slices == pytest.approx(9.065e9 * 48 * 48 / 256 / 256, rel=0.001)
+    assert work.flops / slices == pytest.approx(9.755e9 * 48 * 48 / 256 / 256, rel=0.001)
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ def test_every_network_that_can_be_asked_for_has_a_definition(script, definition
         ("attention_residual_unet", "AttentionResidualUNet", 32),
         ("ar2unet_reference", "AR2UNet", 16),
         ("ar2unet_published", "AR2UNet", 16),
+        ("ar2unet_without_backbone", "AR2UNet", 32),
         ("ar2unet", "AR2UNet", 32),
     ],
 )
@@ -62,12 +63,15 @@ def test_a_network_maps_slices_and_their_neighbours_to_two_classes(
     layer = write_definition(tmp_path / "network.yaml", definitions[name])
     parser = ConfigParser()
     parser.read_config([str(script.TRAIN), str(layer)])
+    if context > 0 and name == "ar2unet":
+        pytest.skip("a backbone that has learned from photographs sees one slice")
     parser["slice_context"] = context
     network = parser.get_parsed_content("network_def").eval()
     assert type(network).__name__ == kind
     with torch.no_grad():
         assert network(torch.randn(3, 3 * (2 * context + 1), 32, 48)).shape == (3, 2, 32, 48)
-    widths = {module.out_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d)}
+    convolutions = {each: module for each, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    widths = {module.out_channels for each, module in convolutions.items() if not each.startswith("backbone.")}
     assert {top, 256} <= widths
     assert max(widths) == 256
 

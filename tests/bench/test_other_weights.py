@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from networks.ar2unet import AR2UNet
+from networks.attention_residual_unet import AttentionResidualUNet
 from pipeline.engines.artefact import hash_file
 from pipeline.errors import AR2UNetError
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
@@ -43,15 +43,15 @@ def test_weights_that_are_not_there_are_refused(script, tmp_path):
 
 
 def test_weights_of_another_network_are_taken_with_its_config(script, tmp_path):
-    network = AR2UNet(2, 3, 2, (32, 64, 128, 256), recurrences=1, patch_size=2, backbone="efficientnet_lite0")
+    network = AttentionResidualUNet(2, 3, 2, (32, 64, 128, 256), patch_size=2)
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    on_top = SEGMENTATION_BUNDLE / "configs" / "network_backbone.yaml"
+    on_top = SEGMENTATION_BUNDLE / "configs" / "network_attention_residual_unet.yaml"
     copy = script.bundle_with(tmp_path / "weights.pt", SEGMENTATION_BUNDLE, tmp_path / "copy", on_top)
     assert Predictor(copy, device="cpu", engine="torch").weights_sha256 == hash_file(tmp_path / "weights.pt")
     config = yaml.safe_load((copy / "configs" / "inference.yaml").read_text())
     shipped = yaml.safe_load((SEGMENTATION_BUNDLE / "configs" / "inference.yaml").read_text())
     assert {name for name in shipped if config[name] != shipped[name]} == {"network_def"}
-    assert config["network_def"] == {**shipped["network_def"], "backbone": "efficientnet_lite0"}
+    assert config["network_def"] == yaml.safe_load(on_top.read_text())["network_def"]
 
 
 def test_a_config_that_is_not_there_is_refused(script, tmp_path):
@@ -64,11 +64,3 @@ def test_the_weights_of_the_folds_fit_the_bundles_network_and_are_not_the_shippe
     network = load_weights(make_bundle_network(), FOLDS / f"fold_{fold}.pt")
     shipped = torch.load(SEGMENTATION_BUNDLE / "models" / "model.pt", weights_only=True)
     assert any(not torch.equal(value, shipped[name]) for name, value in network.state_dict().items())
-
-
-@pytest.mark.parametrize("run", ["0", "1", "2", "3", "4", "1_second_cycle"])
-def test_the_weights_with_backbone_fit_the_network_that_has_one(run):
-    network = AR2UNet(2, 3, 2, (32, 64, 128, 256), recurrences=1, patch_size=2, backbone="efficientnet_lite0")
-    others = torch.load(FOLDS / f"backbone_{(int(run[0]) + 1) % 5}.pt", weights_only=True)
-    load_weights(network, FOLDS / f"backbone_{run}.pt")
-    assert any(not torch.equal(value, others[name]) for name, value in network.state_dict().items())

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from pipeline.training.precision import computes_bfloat16
 
 SMALL = {"channels": [4, 8], "recurrences": 1, "batch_size": 2, "slices_per_patient": 2, "slice_size": [16, 32]}
-SMALL = {**SMALL, "num_workers": 0, "warmup_iterations": 1}
+SMALL = {**SMALL, "num_workers": 0, "warmup_iterations": 1, "network_def#backbone": "none"}
 
 
 @pytest.fixture

@@ -29,12 +29,13 @@ STAGE_LABELS = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3)  # of 18 s
 RPS = np.diag([1.0, -1.0, 1.0, 1.0])  # the axes of prepared T1 volumes
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the axes of prepared volumes; voxel size 1 and no unit: spacing unknown
 
-# A training of seconds: three patients, one a batch.
+# A training of seconds: three patients, one a batch, no published backbone.
 SMALL_TRAINING: dict[str, Any] = {
     "fold": 1,
     "epochs": 2,
     "channels": [4, 8, 16],
     "recurrences": 1,
+    "network_def#backbone": "none",
     "batch_size": 1,
     "slice_size": [32, 48],
     "warmup_iterations": 2,

@@ -23,7 +23,11 @@ REQUIRED_FIELDS = (
     "copyright",
     "network_data_format",
 )
-SMALL_NETWORK = {"network_def#channels": [4, 8, 16], "network_def#recurrences": 1}
+SMALL_NETWORK = {
+    "network_def#channels": [4, 8, 16],
+    "network_def#recurrences": 1,
+    "network_def#backbone": "none",
+}
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import torch
 from monai.bundle import ConfigParser
 
 from networks.attention_residual_unet import AttentionResidualUNet
-from networks.efficientnet_lite import EfficientNetLite
+from networks.efficientnet_lite import EfficientNetLite, NoBackbone
 
 NETWORK = "network_attention_residual_unet.yaml"
-BACKBONE = "network_backbone.yaml"
+SECOND_CYCLE = "second_cycle.yaml"
 LOSSES = ("loss_focal.yaml", "loss_dice_focal.yaml")
 SHAPE = (3, 2, 6, 5)  # logits of slices (B, 2, H, W), all sizes different
 
@@ -73,19 +73,36 @@ def test_the_network_is_turned_by_keys_of_its_own(stack):
     assert [encoder.residual.conv_0.pointwise.out_channels for encoder in network.encoders] == [4, 6]
 
 
-@pytest.mark.parametrize("below", ["train.yaml", "inference.yaml"])
-def test_the_network_has_a_backbone_on_top_of_training_and_of_inference(stack, below):
-    networks = [stack(*names).get_parsed_content("network_def") for names in ([below], [below, BACKBONE])]
-    assert [isinstance(network.backbone, EfficientNetLite) for network in networks] == [False, True]
-    own = {name.partition(".")[0] for name in networks[1].state_dict()}
-    assert own == {"backbone", "stem", "encoders", "decoders", "head"}
+@pytest.mark.parametrize("name", ["train.yaml", "inference.yaml"])
+@pytest.mark.parametrize(("backbone", "kind"), [(None, EfficientNetLite), ("none", NoBackbone)])
+def test_the_network_has_a_backbone_unless_it_is_told_otherwise(stack, name, backbone, kind):
+    parser = stack(name)
+    if backbone is not None:
+        parser["network_def#backbone"] = backbone
+    assert type(parser.get_parsed_content("network_def").backbone) is kind
 
 
-def test_a_backbone_changes_how_a_training_runs_and_nothing_that_it_learns_from(stack):
-    plain, changed = stack("train.yaml").get(), stack("train.yaml", BACKBONE).get()
+def test_the_second_cycle_changes_its_length_its_rate_and_what_is_random(stack):
+    plain, changed = stack("train.yaml").get(), stack("train.yaml", SECOND_CYCLE).get()
     different = {part for part in plain | changed if plain.get(part) != changed.get(part)}
-    windows = {"slice_size", "window_sizes", "window_weights", "prepare_batch"}
-    assert different == {"network_def", "epochs", "warmup_iterations", *windows}
+    assert different == {"epochs", "learning_rate", "warmup_iterations", "flair_alone", "train"}
+    assert {part for part in plain["train"] if plain["train"][part] != changed["train"][part]} == {"random_transforms"}
+
+
+def test_the_second_cycle_has_more_noise_blur_and_coarser_pixels_and_nothing_else(stack):
+    plain, changed = (
+        stack(*names)["train"]["random_transforms"] for names in (["train.yaml"], ["train.yaml", SECOND_CYCLE])
+    )
+    changes = {
+        after["_target_"]: {key for key in after if before[key] != after[key]}
+        for before, after in zip(plain, changed, strict=True)
+        if before != after
+    }
+    assert changes == {
+        "RandGaussianNoised": {"prob", "std"},
+        "RandGaussianSmoothd": {"prob", "sigma_x", "sigma_y"},
+        "RandSimulateLowResolutiond": {"prob", "zoom_range"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -181,6 +198,7 @@ def test_a_training_runs_with_it(names, run_command, small_training, tmp_path):
     overrides = {**small_training, "output_dir": str(tmp_path), "epochs": 1, "val_interval": 1}
     if NETWORK in names:
         overrides["network_def#channels"] = [4, 6, 8, 8]
+        del overrides["network_def#backbone"]  # it has none
     run_command("-m", "monai.bundle", "run", "training", "--config_file", str(files), **overrides)
     weights = torch.load(tmp_path / "model_final.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in weights.values())

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 HELD_OUT = ("sub-1", "sub-2", "sub-4")  # fold 1
 LEARNING_RATE = 2.0e-3
+BACKBONE = {"network_def#backbone": "efficientnet_lite0"}  # trainings of seconds go without
 
 
 @dataclass(frozen=True)
@@ -315,7 +316,7 @@ def test_weights_of_another_network_do_not_start_a_training(bundle, in_bundle):
 
 
 def test_a_training_starts_from_the_published_backbone_and_teaches_it_at_its_share_of_the_rate(start_training):
-    workflow = start_training("network_backbone.yaml", epochs=1)
+    workflow = start_training(**BACKBONE, epochs=1)
     network = workflow.parser.get_parsed_content("network")
     before = {name: value.clone() for name, value in network.backbone.state_dict().items()}
     published = load_backbone(AR2UNet(2, 3, 2, channels=(4, 8), patch_size=2, backbone="efficientnet_lite0"))
@@ -327,9 +328,22 @@ def test_a_training_starts_from_the_published_backbone_and_teaches_it_at_its_sha
     assert len(moved) == len(list(network.backbone.parameters()))
 
 
-def test_a_training_with_backbone_sees_windows_of_the_sizes_asked_for(start_training):
+def test_the_second_cycle_trains_the_weights_of_the_first(start_training, tmp_path):
+    start_training(epochs=1).run()
+    first = tmp_path / "run" / "model_final.pt"
+    output = tmp_path / "second"
+    workflow = start_training("second_cycle.yaml", initial_weights=str(first), output_dir=str(output), epochs=1)
+    network = workflow.parser.get_parsed_content("network")
+    learned = torch.load(first, weights_only=True)
+    assert all(torch.equal(value, learned[name]) for name, value in network.state_dict().items())
+    workflow.run()
+    assert any(not torch.equal(value, learned[name]) for name, value in network.state_dict().items())
+    assert (output / "model_final.pt").is_file()
+
+
+def test_a_training_sees_windows_of_the_sizes_asked_for(start_training):
     sizes = {"window_sizes": [[16, 24], [32, 40]], "window_weights": [0.5, 0.5]}
-    workflow = start_training("network_backbone.yaml", **sizes)
+    workflow = start_training(**sizes)
     shapes = []
     network = workflow.parser.get_parsed_content("network")
     network.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape[2:])))

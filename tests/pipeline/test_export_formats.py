@@ -26,7 +26,7 @@ def small_bundle(bundle):
     """A bundle whose network is small, so that exporting it takes little time."""
     path = bundle / "configs" / "inference.yaml"
     config = yaml.safe_load(path.read_text())
-    config["network_def"] |= {"channels": [2, 4], "recurrences": 1}
+    config["network_def"] |= {"channels": [2, 4], "recurrences": 1, "backbone": "none"}
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     torch.manual_seed(2)
     torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1, patch_size=2).state_dict(), bundle / "models" / "model.pt")

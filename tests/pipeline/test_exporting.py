@@ -28,8 +28,7 @@ def edit(bundle, change):
 
 
 def small(config):
-    config["network_def"]["channels"] = [2, 4]
-    config["network_def"]["recurrences"] = 1
+    config["network_def"] |= {"channels": [2, 4], "recurrences": 1, "backbone": "none"}
 
 
 @pytest.fixture

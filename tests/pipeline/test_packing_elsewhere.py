@@ -29,6 +29,7 @@ SMALL_TRAINING = {
     "epochs": 1,
     "channels": "[4,8,16]",
     "recurrences": 1,
+    "network_def#backbone": "none",  # whose package is not there
     "batch_size": 1,
     "slice_size": "[32,48]",
     "warmup_iterations": 1,
@@ -248,7 +249,8 @@ def test_training_from_the_bundles_folder_leaves_weights(trained):
 def test_evaluation_from_another_folder_scores_the_trained_weights(trained, unpacked, run, dataset, tmp_path):
     bundle, output = unpacked(SEGMENTATION_BUNDLE), tmp_path / "scores"
     configs = [str(bundle / "configs" / name) for name in ("train.yaml", "evaluate.yaml")]
-    flags = [part for name in ("fold", "channels", "recurrences") for part in (f"--{name}", SMALL_TRAINING[name])]
+    names = ("fold", "channels", "recurrences", "network_def#backbone")
+    flags = [part for name in names for part in (f"--{name}", SMALL_TRAINING[name])]
     run(
         *("-m", "monai.bundle", "run", "evaluating", "--config_file", str(configs).replace(" ", "")),
         *("--dataset_dir", dataset, "--output_dir", output, "--checkpoint", trained / "model_final.pt", *flags),

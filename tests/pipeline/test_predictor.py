@@ -206,4 +206,4 @@ def test_a_device_that_is_none_is_refused_in_one_line(device, bundle, anatomy, m
 def test_the_shipped_weights_load_and_fit_into_40_megabytes():
     weights = SEGMENTATION_BUNDLE / "models" / "model.pt"
     assert weights.stat().st_size <= 40e6
-    assert sum(p.numel() for p in Predictor(engine="torch").road.network.parameters()) == 2_240_987
+    assert sum(p.numel() for p in Predictor(engine="torch").road.network.parameters()) == 2_977_595

@@ -503,7 +503,7 @@ def test_training_takes_the_result(tree, tmp_path, monkeypatch, save):
     settings = {
         **{"dataset_dir": str(tmp_path / "out"), "output_dir": str(tmp_path / "run"), "fold": held_out, "epochs": 1},
         **{"channels": [4, 8, 16], "recurrences": 1, "batch_size": 1, "slice_size": [32, 48], "val_interval": 1},
-        **{"num_workers": 0, "warmup_iterations": 1},
+        **{"num_workers": 0, "warmup_iterations": 1, "network_def#backbone": "none"},
     }
     workflow = ConfigWorkflow("configs/train.yaml", logging_file=False, workflow_type="train", **settings)
     try:

@@ -48,4 +48,4 @@ def test_the_true_volume_of_most_unseen_patients_was_inside():
     for row in rows:
         low, high = volume_interval(float(row["predicted_voxels"]), float(row["predicted_dice"]))
         inside.append(low <= float(row["true_voxels"]) <= high)
-    assert (len(inside), sum(inside)) == (100, 89)
+    assert (len(inside), sum(inside)) == (100, 94)
