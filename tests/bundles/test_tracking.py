@@ -194,7 +194,8 @@ def test_an_evaluation_is_a_run_of_its_own_beside_one_that_was_killed(
 ):
     folder = tmp_path_factory.mktemp("evaluated")
     run("-c", LEAVE_A_KILLED_RUN, f"sqlite:///{folder}/mlruns.db", cwd=folder, MLFLOW_DISABLE_TELEMETRY="true")
-    network = {name: small_training[name] for name in ("dataset_dir", "fold", "channels", "recurrences", "num_workers")}
+    names = ("dataset_dir", "fold", "channels", "recurrences", "network_def#backbone", "num_workers")
+    network = {name: small_training[name] for name in names}
     evaluated = track(
         "evaluating",
         *("--config_file", "['configs/train.yaml','configs/evaluate.yaml']"),
