@@ -34,8 +34,15 @@ from pipeline.errors import AR2UNetError, BundleError, DatasetError
 from pipeline.evaluation.tables import SUMMARY_FILE, write_summary
 from pipeline.predictor import SEGMENTATION_BUNDLE
 
-NETWORKS = ("unet", "attention_unet", "attention_residual_unet")
-NETWORKS = (*NETWORKS, "ar2unet_reference", "ar2unet_published", "ar2unet_without_backbone", "ar2unet")
+NETWORKS = (
+    "unet",
+    "attention_unet",
+    "attention_residual_unet",
+    "ar2unet_reference",
+    "ar2unet_published",
+    "ar2unet_without_backbone",
+    "ar2unet",
+)
 TRAIN, EVALUATE = (SEGMENTATION_BUNDLE / "configs" / name for name in ("train.yaml", "evaluate.yaml"))
 PROBE_EPOCHS = 3  # of which the first, in which workers start and libraries warm up, is not counted
 SPARE = 0.03  # share of the budget kept free, because no machine runs evenly
