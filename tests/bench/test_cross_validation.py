@@ -113,6 +113,7 @@ def test_each_fold_is_segmented_with_the_weights_given_for_it_and_not_with_the_s
         return [case for case in cases if case.fold == fold]
 
     monkeypatch.setattr(script, "predict_held_out", segment)
+    monkeypatch.setattr("other_weights.installed_engines", tuple)  # test_other_weights.py exports the network
     assert script.main(["DATA", "--weights", f"0={tmp_path / '0.pt'}", f"1={tmp_path / '1.pt'}"]) == 0
     assert used == [(fold, alone, given[fold]) for fold in (0, 1) for alone in (False, True)]
 

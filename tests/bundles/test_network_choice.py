@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -85,24 +87,34 @@ def test_the_network_has_a_backbone_unless_it_is_told_otherwise(stack, name, bac
 def test_the_second_cycle_changes_its_length_its_rate_and_what_is_random(stack):
     plain, changed = stack("train.yaml").get(), stack("train.yaml", SECOND_CYCLE).get()
     different = {part for part in plain | changed if plain.get(part) != changed.get(part)}
-    assert different == {"epochs", "learning_rate", "warmup_iterations", "flair_alone", "train"}
-    assert {part for part in plain["train"] if plain["train"][part] != changed["train"][part]} == {"random_transforms"}
+    numbers = {"epochs", "learning_rate", "warmup_iterations", "flair_alone"}
+    assert different == numbers | {"noise", "blur", "low_resolution"}
 
 
-def test_the_second_cycle_has_more_noise_blur_and_coarser_pixels_and_nothing_else(stack):
-    plain, changed = (
-        stack(*names)["train"]["random_transforms"] for names in (["train.yaml"], ["train.yaml", SECOND_CYCLE])
-    )
-    changes = {
-        after["_target_"]: {key for key in after if before[key] != after[key]}
-        for before, after in zip(plain, changed, strict=True)
-        if before != after
-    }
-    assert changes == {
-        "RandGaussianNoised": {"prob", "std"},
-        "RandGaussianSmoothd": {"prob", "sigma_x", "sigma_y"},
-        "RandSimulateLowResolutiond": {"prob", "zoom_range"},
-    }
+@pytest.mark.parametrize(
+    ("transform", "key", "attributes"),
+    [
+        ("RandGaussianNoised", "noise", {"std": "rand_gaussian_noise.std"}),
+        ("RandGaussianSmoothd", "blur", {"sigma": "rand_smooth.sigma_x"}),
+        ("RandSimulateLowResolutiond", "low_resolution", {"zoom_range": "sim_lowres_tfm.zoom_range"}),
+    ],
+)
+@pytest.mark.parametrize("names", [("train.yaml",), ("train.yaml", SECOND_CYCLE)])
+def test_what_is_random_is_as_its_key_says(stack, names, transform, key, attributes):
+    parser = stack(*names)
+    number = [part["_target_"] for part in parser["train"]["random_transforms"]].index(transform)
+    built, asked = parser.get_parsed_content(f"train#random_transforms#{number}"), parser[key]
+    assert built.prob == asked["prob"]
+    for name, path in attributes.items():
+        assert attrgetter(path)(built) == asked[name]
+
+
+def test_the_second_cycle_has_more_noise_blur_and_coarser_pixels(stack):
+    plain, changed = stack("train.yaml"), stack("train.yaml", SECOND_CYCLE)
+    assert all(changed[key]["prob"] > plain[key]["prob"] for key in ("noise", "blur", "low_resolution"))
+    assert changed["noise"]["std"] > plain["noise"]["std"]
+    assert changed["blur"]["sigma"][1] > plain["blur"]["sigma"][1]
+    assert changed["low_resolution"]["zoom_range"][0] < plain["low_resolution"]["zoom_range"][0]
 
 
 @pytest.mark.parametrize(

@@ -328,6 +328,14 @@ def test_a_training_starts_from_the_published_backbone_and_teaches_it_at_its_sha
     assert len(moved) == len(list(network.backbone.parameters()))
 
 
+def test_a_resumed_training_needs_no_published_backbone(start_training, monkeypatch):
+    start_training(**BACKBONE, epochs=1).run()
+    monkeypatch.setattr("pipeline.weights.load_backbone", None)  # as on a machine without the package
+    workflow = start_training(**BACKBONE, epochs=2, resume=True)
+    workflow.run()
+    assert workflow.parser.get_parsed_content("train#trainer").state.epoch == 2
+
+
 def test_the_second_cycle_trains_the_weights_of_the_first(start_training, tmp_path):
     start_training(epochs=1).run()
     first = tmp_path / "run" / "model_final.pt"
