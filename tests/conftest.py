@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,3 +118,24 @@ def make_bundle_network() -> Callable[..., AR2UNet]:
         return AR2UNet(**{**definition, "in_channels": 3})
 
     return make
+
+
+@pytest.fixture
+def small_bundle(tmp_path: Path) -> Path:
+    """The shipped bundle's configs with a small network of random weights, so that exporting it takes little time."""
+    import torch
+    import yaml
+
+    from networks.ar2unet import AR2UNet
+    from pipeline.predictor import SEGMENTATION_BUNDLE
+
+    folder = tmp_path / "some_segmentation"
+    shutil.copytree(SEGMENTATION_BUNDLE / "configs", folder / "configs")
+    path = folder / "configs" / "inference.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["network_def"] |= {"channels": [2, 4], "recurrences": 1, "backbone": "none"}
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    torch.manual_seed(2)
+    (folder / "models").mkdir()
+    torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1, patch_size=2).state_dict(), folder / "models" / "model.pt")
+    return folder

@@ -136,7 +136,9 @@ def _needs_cuda(environment: Path) -> bool:
 
 
 def _pip(environment: Path, *arguments: str) -> None:
-    _run([str(interpreter(environment)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments])
+    # Python compiles what it loads; of these gigabytes that is the smaller part.
+    options = ("--quiet", "--no-compile", "--disable-pip-version-check")
+    _run([str(interpreter(environment)), "-m", "pip", "install", *options, *arguments])
 
 
 def _run(command: list[str]) -> str:

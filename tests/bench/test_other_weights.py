@@ -11,6 +11,7 @@ import yaml
 from networks.attention_residual_unet import AttentionResidualUNet
 from pipeline.engines.artefact import hash_file
 from pipeline.errors import AR2UNetError
+from pipeline.exporting import export_bundle
 from pipeline.predictor import SEGMENTATION_BUNDLE, Predictor
 from pipeline.weights import load_weights
 
@@ -22,19 +23,17 @@ def script(load_script):
     return load_script("other_weights")
 
 
-@pytest.fixture
-def weights(tmp_path, make_bundle_network):
-    torch.save(make_bundle_network(seed=3).state_dict(), tmp_path / "trained.pt")
-    return tmp_path / "trained.pt"
-
-
-def test_a_fast_engine_runs_the_weights_that_were_given(script, weights, tmp_path):
-    shipped = hash_file(SEGMENTATION_BUNDLE / "models" / "model.pt")
-    predictor = Predictor(script.bundle_with(weights, SEGMENTATION_BUNDLE, tmp_path / "copy"))
+def test_a_fast_engine_runs_the_weights_that_were_given(script, small_bundle, tmp_path):
+    own = small_bundle / "models" / "model.pt"
+    given = tmp_path / "trained.pt"
+    torch.save({name: value + 1 for name, value in torch.load(own, weights_only=True).items()}, given)
+    export_bundle(small_bundle)  # which is not to be taken for an export of what is given
+    before = hash_file(own)
+    predictor = Predictor(script.bundle_with(given, small_bundle, tmp_path / "copy"))
     assert predictor.note is None
     assert "torch" not in predictor.engine
-    assert predictor.weights_sha256 == hash_file(weights) != shipped
-    assert hash_file(SEGMENTATION_BUNDLE / "models" / "model.pt") == shipped
+    assert predictor.weights_sha256 == hash_file(given) != before
+    assert hash_file(own) == before
 
 
 def test_weights_that_are_not_there_are_refused(script, tmp_path):

@@ -278,7 +278,10 @@ def in_bundle(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def start_training(in_bundle: Path, small_training: dict[str, Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Make an initialised workflow of ``train.yaml``, with configs on top, that writes to ``tmp_path / "run"``."""
+    """Make an initialised workflow of ``train.yaml``, with configs on top, that writes to ``tmp_path / "run"``.
+
+    An override that is None is left to the configs.
+    """
     from monai.bundle import ConfigWorkflow
 
     started = []
@@ -286,6 +289,7 @@ def start_training(in_bundle: Path, small_training: dict[str, Any], tmp_path: Pa
     def start(*on_top: str, **overrides: Any) -> ConfigWorkflow:
         settings = {**small_training, "output_dir": str(tmp_path / "run"), **overrides}
         files = [f"configs/{name}" for name in ("train.yaml", *on_top)]
+        settings = {key: value for key, value in settings.items() if value is not None}
         workflow = ConfigWorkflow(files, logging_file=False, workflow_type="train", **settings)
         workflow.initialize()
         started.append(workflow)

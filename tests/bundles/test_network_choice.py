@@ -200,17 +200,18 @@ def test_dice_and_focal_are_both_in_their_sum(stack, logits, label):
     torch.testing.assert_close(make_loss(stack("train.yaml", "loss_dice_focal.yaml"))(logits, label), dice + focal)
 
 
-# --- the literal commands ----------------------------------------------------------------------------
+# --- a training ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(  # MONAI's EarlyStopHandler names arguments as ignite did before 0.5.5
+    "ignore:'(min_delta|cumulative_delta)' is deprecated:DeprecationWarning"
+)
 @pytest.mark.parametrize("names", [(NETWORK, "loss_focal.yaml"), ("loss_dice_focal.yaml",)], ids=lambda names: names[0])
-def test_a_training_runs_with_it(names, run_command, small_training, tmp_path):
-    files = [f"configs/{name}" for name in ("train.yaml", *names)]
-    overrides = {**small_training, "output_dir": str(tmp_path), "epochs": 1, "val_interval": 1}
+def test_a_training_runs_with_it(names, start_training, tmp_path):
+    overrides = {"epochs": 1, "val_interval": 1}
     if NETWORK in names:
-        overrides["network_def#channels"] = [4, 6, 8, 8]
-        del overrides["network_def#backbone"]  # it has none
-    run_command("-m", "monai.bundle", "run", "training", "--config_file", str(files), **overrides)
-    weights = torch.load(tmp_path / "model_final.pt", weights_only=True)
+        overrides |= {"network_def#channels": [4, 6, 8, 8], "network_def#backbone": None}  # it has none
+    start_training(*names, **overrides).run()
+    weights = torch.load(tmp_path / "run" / "model_final.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in weights.values())

@@ -51,14 +51,24 @@ def bundle(tmp_path: Path, make_bundle_network: Callable[..., torch.nn.Module]) 
 
 
 @pytest.fixture(scope="session")
-def exported_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the shipped bundle, its network exported; tests leave it as it is."""
+def exported_bundle(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A copy of the shipped bundle, its network exported once for all processes of pytest; tests leave it as it is."""
+    from filelock import FileLock
+
     from pipeline.exporting import export_bundle
 
-    folder = tmp_path_factory.mktemp("exported") / "some_segmentation"
-    for name in ("configs", "models"):
-        shutil.copytree(SEGMENTATION_BUNDLE / name, folder / name, ignore=shutil.ignore_patterns("exported"))
-    export_bundle(folder)
+    common = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        common = common.parent  # as pytest-xdist's documentation has it
+    folder = common / "exported" / "some_segmentation"
+    with FileLock(common / "exported.lock"):
+        if not folder.exists():
+            new = tmp_path_factory.mktemp("exporting") / folder.name
+            for name in ("configs", "models"):
+                shutil.copytree(SEGMENTATION_BUNDLE / name, new / name, ignore=shutil.ignore_patterns("exported"))
+            export_bundle(new)
+            folder.parent.mkdir()
+            new.rename(folder)
     return folder
 
 

@@ -113,16 +113,15 @@ def test_with_an_exported_network_the_fast_engine_is_taken_and_named(
     assert f" s ({report['engine']})" in result.stdout
 
 
-def test_export_makes_the_fast_engines_available(ar2unet, bundle, anatomy, make_nifti):
+def test_export_makes_the_fast_engines_available(ar2unet, small_bundle, anatomy, make_nifti):
     scan = make_nifti("patient.nii.gz", volume=anatomy[0])
-    assert_refused(
-        ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--engine", "onnx"), "run 'ar2unet export'"
-    )
-    result = ar2unet("export", bundle)
+    segment = ("segment", scan, "-o", "out", "--bundle", small_bundle, "--engine", "onnx")
+    assert_refused(ar2unet(*segment), "run 'ar2unet export'")
+    result = ar2unet("export", small_bundle)
     assert (result.returncode, result.stderr) == (0, "")
     assert "network.onnx: from weights" in result.stdout
-    assert ar2unet("segment", scan, "-o", "out", "--bundle", bundle, "--engine", "onnx").returncode == 0
-    assert_refused(ar2unet("export", bundle / "configs"), "must be a bundle")
+    assert ar2unet(*segment).returncode == 0
+    assert_refused(ar2unet("export", small_bundle / "configs"), "must be a bundle")
 
 
 def test_two_scans_of_one_name_are_refused_before_any_work(ar2unet, bundle, anatomy, make_nifti, tmp_path):

@@ -10,7 +10,6 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-import yaml
 
 from networks.ar2unet import AR2UNet
 from pipeline.errors import AR2UNetError, BundleError
@@ -19,18 +18,6 @@ from pipeline.exporting import export_bundle
 from pipeline.predictor import Predictor
 
 SHAPES = [(1, 3, 32, 48), (3, 3, 64, 16)]
-
-
-@pytest.fixture
-def small_bundle(bundle):
-    """A bundle whose network is small, so that exporting it takes little time."""
-    path = bundle / "configs" / "inference.yaml"
-    config = yaml.safe_load(path.read_text())
-    config["network_def"] |= {"channels": [2, 4], "recurrences": 1, "backbone": "none"}
-    path.write_text(yaml.safe_dump(config, sort_keys=False))
-    torch.manual_seed(2)
-    torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1, patch_size=2).state_dict(), bundle / "models" / "model.pt")
-    return bundle
 
 
 def run(format_name, file, bundle, image):

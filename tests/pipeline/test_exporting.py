@@ -27,21 +27,6 @@ def edit(bundle, change):
     path.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
-def small(config):
-    config["network_def"] |= {"channels": [2, 4], "recurrences": 1, "backbone": "none"}
-
-
-@pytest.fixture
-def small_bundle(bundle):
-    """A bundle whose network is small, so that exporting it takes little time."""
-    from networks.ar2unet import AR2UNet
-
-    edit(bundle, small)
-    torch.manual_seed(2)
-    torch.save(AR2UNet(2, 3, 2, (2, 4), recurrences=1, patch_size=2).state_dict(), bundle / "models" / "model.pt")
-    return bundle
-
-
 def test_the_manifest_tells_the_parameters_of_the_shipped_config(exported_bundle):
     manifest = read_artefact(exported_bundle, hash_file(exported_bundle / "models" / "model.pt")).manifest
     # The shipped config leaves everything at its default, which transforms and functions share.
