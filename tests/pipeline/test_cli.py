@@ -190,14 +190,14 @@ def test_a_bundle_without_weights_is_refused(ar2unet, anatomy, make_nifti, tmp_p
     assert_refused(ar2unet("segment", scan, "-o", "out", "--bundle", tmp_path), "bundle")
 
 
-def test_a_patients_folder_of_slices_is_segmented_without_millilitres(ar2unet, bundle, anatomy, tmp_path):
+def test_a_patients_folder_of_slices_is_segmented_without_millilitres(ar2unet, exported_bundle, anatomy, tmp_path):
     folder = tmp_path / "TCGA_XX_0001_20000101"
     folder.mkdir()
     volume = np.clip(anatomy[0] // 4, 0, 255).astype(np.uint8)
     for k in range(volume.shape[2]):
         picture = np.repeat(volume[::-1, ::-1, k].T[..., None], 3, axis=2)  # rows run back, columns left
         Image.fromarray(np.ascontiguousarray(picture)).save(folder / f"{folder.name}_{k + 1}.tif")
-    result = ar2unet("segment", folder, "-o", "out", "--bundle", bundle)
+    result = ar2unet("segment", folder, "-o", "out", "--bundle", exported_bundle)
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["volume_ml"] is None
