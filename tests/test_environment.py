@@ -196,10 +196,14 @@ def test_make_installs_torch_first_and_alone_and_lets_pip_resolve_nothing_else(c
     assert project.endswith("--no-deps --no-build-isolation -e .")
 
 
-def test_make_leaves_compiling_to_whoever_loads_a_package(checkout: Checkout) -> None:
+def test_make_compiles_what_pip_did_not_and_goes_on_without_what_cannot_be(checkout: Checkout) -> None:
     installs = checkout.installs()
-    assert ["--no-compile" in call for call in installs] == [True, True, False]  # the project itself is a few lines
-    assert not any("compileall" in call for call in checkout.calls)
+    assert ["--no-compile" in call for call in installs] == [True, True, False]
+    after = checkout.calls[checkout.calls.index(installs[-1]) :]
+    assert "-m compileall -q -j 0 -x /tests/ .venv/lib" in after
+    with (checkout.folder / "requirements.lock").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert checkout.make("install", breaks_at="compileall").returncode == 0
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

@@ -136,9 +136,7 @@ def _needs_cuda(environment: Path) -> bool:
 
 
 def _pip(environment: Path, *arguments: str) -> None:
-    # Python compiles what it loads; of these gigabytes that is the smaller part.
-    options = ("--quiet", "--no-compile", "--disable-pip-version-check")
-    _run([str(interpreter(environment)), "-m", "pip", "install", *options, *arguments])
+    _run([str(interpreter(environment)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments])
 
 
 def _run(command: list[str]) -> str:

@@ -92,13 +92,3 @@ def test_a_python_that_numpy_has_no_wheels_for_is_refused(
 def test_an_installation_that_fails_says_pips_reason_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(AR2UNetError, match=r"ERROR: no such package$"):
         environment._run(["sh", "-c", "echo x >&2; echo 'ERROR: no such package' >&2; echo y >&2; exit 3"])
-
-
-def test_packages_are_not_compiled_before_somebody_loads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr(environment, "_run", lambda command: commands.append(command) or "")
-    environment._pip(tmp_path, "--no-deps", "torch==2.13.0")
-    (command,) = commands
-    assert command[:4] == [str(environment.interpreter(tmp_path)), "-m", "pip", "install"]
-    assert command[-2:] == ["--no-deps", "torch==2.13.0"]
-    assert "--no-compile" in command
