@@ -13,15 +13,28 @@ from pipeline.errors import BundleError, first_line
 
 __all__ = ["OpenVINOEngine", "best_precision"]
 
+CPU_INFO = Path("/proc/cpuinfo")
+
 
 def best_precision() -> str:
     """Return the fastest precision of this processor that leaves the masks as they are.
 
-    float16 has eight times the resolution of bfloat16 at the same speed; of both, bench/RESULTS.md has the masks'
-    agreement with float32.
+    That is float16 where AMX multiplies it, or an ARM processor. Most processors with AMX multiply bfloat16 alone, and
+    in AVX-512 float16 is slower than float32, though OpenVINO names it as a capability of either kind. bfloat16 would
+    be the fastest there, but its masks are not those of float32 (mean Dice 0.997; bench/RESULTS.md).
     """
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return next((name.lower().replace("fp", "f") for name in ("FP16", "BF16") if name in capabilities), "f32")
+    fast = "FP16" in capabilities and ("BF16" not in capabilities or _has_amx_float16())
+    return "f16" if fast else "f32"
+
+
+def _has_amx_float16() -> bool:
+    """Ask Linux; where nobody can be asked, the answer is no."""
+    try:
+        processors = CPU_INFO.read_text()
+    except OSError:
+        return False
+    return "amx_fp16" in processors.split()
 
 
 class OpenVINOEngine:

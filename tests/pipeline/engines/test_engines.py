@@ -5,6 +5,7 @@ import openvino
 import pytest
 import torch
 
+from pipeline.engines import openvino_engine
 from pipeline.engines.onnx_engine import OnnxEngine
 from pipeline.engines.openvino_engine import OpenVINOEngine, best_precision
 from pipeline.errors import BundleError
@@ -93,9 +94,21 @@ def test_names_say_the_precision(network):
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [(["FP32", "FP16", "BF16"], "f16"), (["BF16", "FP32", "INT8"], "bf16"), (["FP32", "INT8"], "f32")],
+    ("capabilities", "flags", "precision"),
+    [
+        (["FP32", "FP16", "BF16"], "flags : avx512_fp16 amx_bf16 amx_tile amx_fp16", "f16"),
+        (["FP32", "FP16", "BF16"], "flags : avx512_fp16 amx_bf16 amx_tile", "f32"),  # float16 in AVX-512 alone
+        (["FP32", "FP16", "BF16"], None, "f32"),  # no Linux
+        (["FP32", "FP16"], None, "f16"),  # ARM
+        (["BF16", "FP32", "INT8"], "flags : avx512_bf16", "f32"),
+        (["FP32", "INT8"], "flags : avx2", "f32"),
+    ],
 )
-def test_the_precision_is_one_that_the_processor_multiplies_itself(capabilities, precision, monkeypatch):
+def test_the_precision_is_the_fastest_that_leaves_the_masks_as_they_are(
+    capabilities, flags, precision, monkeypatch, tmp_path
+):
     monkeypatch.setattr(openvino.Core, "get_property", lambda *args: capabilities)
+    monkeypatch.setattr(openvino_engine, "CPU_INFO", tmp_path / "cpuinfo")
+    if flags is not None:
+        (tmp_path / "cpuinfo").write_text(f"model name : a processor\n{flags}\n")
     assert best_precision() == precision
