@@ -1,4 +1,4 @@
-"""OpenVINO: the fastest of the engines on CPUs, in half precision where the processor has it."""
+"""OpenVINO: the fastest of the engines on CPUs, in half precision where that is faster and leaves the masks alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 def best_precision() -> str:
     """Return the fastest precision of this processor that leaves the masks as they are.
 
-    That is float16 where AMX multiplies it, or an ARM processor. Most processors with AMX multiply bfloat16 alone, and
+    That is float16 where AMX multiplies it, or an ARM processor. Many processors with AMX multiply bfloat16 alone, and
     in AVX-512 float16 is slower than float32, though OpenVINO names it as a capability of either kind. bfloat16 would
     be the fastest there, but its masks are not those of float32 (mean Dice 0.997; bench/RESULTS.md).
     """
